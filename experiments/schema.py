@@ -1,0 +1,256 @@
+"""The types, units and ranges of every config value; `conf/` holds the values.
+
+Imports no jax, so that `--help`, `--cfg job` and a refused value answer at once.
+"""
+
+import dataclasses
+import difflib
+import enum
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+def between(low: float, high: float = math.inf, *, open_low: bool = False) -> Any:
+    """A config value without a default whose range is checked before any run."""
+    return field(
+        default=MISSING, metadata={"low": low, "high": high, "open_low": open_low}
+    )
+
+
+Activation = enum.Enum("Activation", ["erf", "relu", "tanh", "gelu"])
+Pooling = enum.Enum("Pooling", ["mean", "flatten"])
+Picture = enum.Enum("Picture", ["china", "flower"])
+Scheme = enum.Enum("Scheme", ["equinox", "ntk", "standard"])
+Loss = enum.Enum("Loss", ["sum", "mean_over_examples", "mean"])
+Dynamics = enum.Enum("Dynamics", ["descent", "flow"])
+LearningRateUnit = enum.Enum("LearningRateUnit", ["absolute", "stability_bound"])
+
+
+@dataclass
+class ModelConfig:
+    """What every model has."""
+
+    name: str = MISSING
+    width: int = between(1)  # units, or channels, of each hidden layer
+    depth: int = between(1)  # number of hidden layers
+
+
+@dataclass
+class MLPConfig(ModelConfig):
+    """A fully connected network."""
+
+    activation: Activation = MISSING
+
+
+@dataclass
+class CNNConfig(ModelConfig):
+    """Convolutions of stride one, then a mean over pixels or a flattening."""
+
+    activation: Activation = MISSING
+    kernel_size: int = between(1)  # pixels
+    pooling: Pooling = MISSING
+
+
+@dataclass
+class SirenConfig(ModelConfig):
+    """A coordinate network: sine activations, the first with a frequency of its own."""
+
+    omega: float = between(0, open_low=True)  # radians per unit of the coordinates
+
+
+@dataclass
+class ResidualMLPConfig(ModelConfig):
+    """`h + activation(W h)` in every hidden layer."""
+
+    activation: Activation = MISSING
+
+
+@dataclass
+class DatasetConfig:
+    """What every data set has. Its seed splits the data; the run's seed does not."""
+
+    name: str = MISSING
+    seed: int = between(0)
+
+
+@dataclass
+class SplitConfig(DatasetConfig):
+    """A data set of which `n_train` + `n_test` examples are drawn."""
+
+    n_train: int = between(1)
+    n_test: int = between(1)
+
+
+@dataclass
+class DigitsConfig(SplitConfig):
+    """scikit-learn's 8x8 digits: two classes give targets +-1, more give one column each."""
+
+    classes: list[int] = MISSING
+
+
+@dataclass
+class TeacherConfig(SplitConfig):
+    """A random tanh network of one hidden layer labels Gaussian inputs."""
+
+    in_dim: int = between(1)
+    teacher_width: int = between(1)
+
+
+@dataclass
+class ImageConfig(DatasetConfig):
+    """Colours of a picture at pixel coordinates: a checkerboard trains, the rest tests."""
+
+    picture: Picture = MISSING
+    size: int = between(2, 512)  # pixels along each side
+
+
+@dataclass
+class KernelConfig:
+    """What every kernel has."""
+
+    name: str = MISSING
+    batch_size: int = between(1)  # examples whose Jacobians are held at once
+
+
+@dataclass
+class ExactConfig(KernelConfig):
+    """The network's own tangent kernel at initialisation."""
+
+    coupled: bool = MISSING  # the full kernel over outputs, or its average
+
+
+@dataclass
+class MonteCarloConfig(ExactConfig):
+    """The tangent kernel estimated from random projections of the gradients."""
+
+    proj_dim: int = between(1)  # error falls as 1/sqrt(proj_dim)
+
+
+@dataclass
+class NNGPConfig(KernelConfig):
+    """The covariance of the outputs over initialisations: the last layer trained alone."""
+
+    n_samples: int = between(1)  # error falls as 1/sqrt(n_samples)
+
+
+@dataclass
+class ParameterizationConfig:
+    """How weights are drawn and multiplied; `equinox` leaves the model as it was built."""
+
+    scheme: Scheme = MISSING
+
+
+@dataclass
+class ScaledConfig(ParameterizationConfig):
+    """A scheme of `equintk.parameterize`."""
+
+    weight_variance: float = between(0, open_low=True)  # W_std squared
+    bias_variance: float = between(0)  # b_std squared
+
+
+@dataclass
+class TimeGridConfig:
+    """At which training steps everything is measured; 0 and `steps` always are."""
+
+    name: str = MISSING
+    steps: int = between(1)
+    n_times: int = between(1)  # at most so many steps after 0
+
+
+@dataclass
+class OptimizerConfig:
+    """Full-batch gradient descent."""
+
+    name: str = MISSING
+    learning_rate: float = between(0, open_low=True)
+    learning_rate_unit: LearningRateUnit = MISSING
+
+
+@dataclass
+class PrecisionConfig:
+    """The floating point numbers of network and kernel; eigenproblems are in float64."""
+
+    x64: bool = MISSING
+
+
+@dataclass
+class AnalysisConfig:
+    """What the runs of a study are asked together. No part of a run's identity."""
+
+    question: str = MISSING
+    after_sweep: bool = MISSING  # whether a sweep ends by analysing itself
+    x: str | None = MISSING  # summary column along which power laws are fitted
+    x_from: float = MISSING  # the bands hold for slopes fitted from here up
+    bands: dict[str, list[float]] = MISSING  # summary column: [lowest, highest slope]
+
+
+@dataclass
+class Config:
+    """A job: `seeds` runs that differ in their seed alone."""
+
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    kernel: KernelConfig = MISSING
+    parameterization: ParameterizationConfig = MISSING
+    time_grid: TimeGridConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    precision: PrecisionConfig = MISSING
+    loss: Loss = MISSING  # c/2 * sum (f - y)^2, with c = 1, 1/n_train, 1/(n_train*out)
+    dynamics: Dynamics = MISSING  # of the prediction: gradient descent, step by step, or flow
+    ridge: float = between(0)  # ridge/2 * |theta - theta_0|^2 is added to the loss
+    seed: int = between(0)
+    # Short names that the groups above refer to, so that sweeps stay short.
+    width: int = between(1)
+    depth: int = between(1)
+    proj_dim: int = between(1)
+    n_samples: int = between(1)
+    n_train: int = between(1)
+    n_test: int = between(1)
+    steps: int = between(1)
+    # Where results go, and what is done with them.
+    seeds: int = between(1)
+    study: str = MISSING
+    output_dir: str = MISSING
+    force: bool = MISSING  # run again what is already there
+    analysis: AnalysisConfig = MISSING
+
+
+# What decides a run's results: the groups hold whatever short names they use.
+IDENTITY = (
+    "model", "dataset", "kernel", "parameterization", "time_grid", "optimizer",
+    "precision", "loss", "dynamics", "ridge", "seed",
+)  # fmt: skip
+
+CHOICES: dict[str, dict[str, type]] = {
+    "model": {
+        "mlp": MLPConfig,
+        "cnn": CNNConfig,
+        "siren": SirenConfig,
+        "residual_mlp": ResidualMLPConfig,
+    },
+    "dataset": {
+        "digits": DigitsConfig,
+        "diabetes": SplitConfig,
+        "teacher": TeacherConfig,
+        "image": ImageConfig,
+    },
+    "kernel": {"exact": ExactConfig, "mc": MonteCarloConfig, "nngp": NNGPConfig},
+    "parameterization": {"equinox": ParameterizationConfig, "scaled": ScaledConfig},
+    "time_grid": {"log": TimeGridConfig, "linear": TimeGridConfig},
+    "optimizer": {"sgd": OptimizerConfig},
+    "precision": {"any": PrecisionConfig},
+}
+
+
+def register() -> None:
+    """Tell Hydra the schemas; called once, before a config is composed."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    for group, choices in CHOICES.items():
+        for name, node in choices.items():
+            store.store(name, node, group=f"schema/{group}", package=group)
