@@ -39,12 +39,13 @@ class Metric:
     meaning: str
     unit: str
     label: str
+    formula: str = ""  # for matplotlib
     per_layer: bool = False  # named "<metric>/<layer>"
 
 
 TRAIN, TEST, PARAMETERS = SPLITS = ("train", "test", "parameters")
-NETWORKS = ("all", "readout")  # which parameters were trained
-ALL_LAYERS = "all"  # the layer name that stands for all parameters together
+# Which parameters were trained; as a layer's name, all parameters taken together.
+ALL_LAYERS, READOUT = NETWORKS = ("all", "readout")
 
 CURVE_COLUMNS = {
     "run": Column("str", "the run's id: `r` and 12 hexadecimal digits"),
@@ -71,6 +72,7 @@ METRICS = {
         "the distance that the network moves in all; norms over examples and outputs",
         "1",
         "relative divergence",
+        r"$\|f-p\|\;/\;\|f_T-f_0\|$",
     ),
     "rmse": Metric(
         _BOTH,
@@ -99,12 +101,14 @@ METRICS = {
         "outputs",
         "1",
         "kernel drift",
+        r"$\|K_T-K_0\|\;/\;\|K_0\|$",
     ),
     "movement_relative": Metric(
         (PARAMETERS,),
         "||theta_s - theta_0|| / ||theta_0|| of one layer, or of `all`",
         "1",
         "relative movement",
+        r"$\|\theta_T-\theta_0\|\;/\;\|\theta_0\|$",
         per_layer=True,
     ),
     "movement_absolute": Metric(
@@ -112,6 +116,7 @@ METRICS = {
         "||theta_s - theta_0|| of one layer, or of `all`",
         "parameters",
         "absolute movement",
+        r"$\|\theta_T-\theta_0\|$",
         per_layer=True,
     ),
 }
@@ -331,7 +336,7 @@ def varying_columns(summaries: "pd.DataFrame") -> list[str]:
     return [
         column
         for column in summaries.columns
-        if is_config_column(column) and summaries[column].nunique(dropna=False) > 1
+        if is_config_column(column) and len(summaries[[column]].drop_duplicates()) > 1
     ]
 
 
@@ -362,9 +367,9 @@ def groups(
     if not by:
         yield (), frame
         return
+    values: Any
     for values, group in frame.groupby(by, dropna=False, sort=True):
-        assert isinstance(values, tuple)
-        yield tuple(None if pd.isna(value) else value for value in values), group
+        yield tuple(None if bool(pd.isna(v)) else v for v in values), group
 
 
 def aggregate(summaries: "pd.DataFrame") -> "pd.DataFrame":
@@ -489,16 +494,17 @@ def _read_curves(directory: Path) -> "pd.DataFrame":
 
     numbers = [n for n, column in CURVE_COLUMNS.items() if column.dtype == "float64"]
     try:
-        return pd.read_csv(
+        table = pd.read_csv(
             directory / "curves.csv",
             usecols=list(CURVE_COLUMNS),
             dtype={name: column.dtype for name, column in CURVE_COLUMNS.items()},
-            # or the id "r1" stays, but a kernel named "NA" would be no text
+            # a kernel named "NA" is text
             keep_default_na=False,
             na_values={name: ["", "nan", "NaN"] for name in numbers},
-        )[list(CURVE_COLUMNS)]
+        )
     except (OSError, ValueError) as error:
         raise _Unfinished("incomplete", _cannot_read("curves.csv", error)) from error
+    return table.reindex(columns=list(CURVE_COLUMNS))
 
 
 def _cannot_read(name: str, error: Exception) -> str:
