@@ -1,0 +1,90 @@
+"""Bad input: what was got, what is needed, what to type."""
+
+import math
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any value is known only when a transformed function runs."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jtu.tree_leaves(trees))
+
+
+def finite(name: str, tree: Any) -> Any:
+    """The arrays themselves.
+
+    Raises:
+        ValueError: if one of them holds NaN or infinity. Under a transformation the
+            check is part of the computation (`equinox.error_if`) and its result must
+            be used.
+    """
+
+    def check(leaf: Any) -> Any:
+        if not eqx.is_inexact_array_like(leaf):
+            return leaf
+        if is_traced(leaf):
+            text = f"`{name}` holds NaN or infinity."
+            return eqx.error_if(leaf, ~jnp.all(jnp.isfinite(leaf)), text)
+        bad = ~np.isfinite(np.asarray(leaf))
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            where = f", the first at {first}" if first else ""
+            raise ValueError(
+                f"`{name}` must be finite, but {int(bad.sum())} of its {bad.size} "
+                f"entries are non-finite (NaN or infinity){where}. Remove or replace "
+                "them."
+            )
+        return leaf
+
+    return jtu.tree_map(check, tree)
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """The value as an `int`.
+
+    Raises:
+        ValueError: if it is no integer of at least 1.
+    """
+    try:
+        integer = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        integer = -1
+    if integer < 1:
+        raise ValueError(f"`{name}` must be a positive integer, but it is {value!r}.")
+    return integer
+
+
+def non_negative(name: str, value: Any) -> Any:
+    """The number itself; under a transformation the check is part of the computation.
+
+    Raises:
+        ValueError: if it is negative, NaN or infinite, or no single number.
+    """
+    return _number(name, value, "at least 0", lambda x: x >= 0)
+
+
+def positive(name: str, value: Any) -> Any:
+    """The number itself; under a transformation the check is part of the computation.
+
+    Raises:
+        ValueError: if it is zero, negative, NaN or infinite, or no single number.
+    """
+    return _number(name, value, "above 0", lambda x: x > 0)
+
+
+def _number(name: str, value: Any, needed: str, holds: Callable[[Any], Any]) -> Any:
+    text = f"`{name}` must be a finite number {needed}"
+    if is_traced(value) and jnp.ndim(value) == 0:
+        return eqx.error_if(value, ~(jnp.isfinite(value) & holds(value)), text + ".")
+    single = isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()
+    if not (single and math.isfinite(value) and holds(value)):
+        raise ValueError(f"{text}, but it is {value!r}.")
+    return value
