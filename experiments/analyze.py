@@ -113,6 +113,8 @@ def analyze(
     figures = {"divergence": divergence_figure(runs.curves, summaries)}
     if question.x:
         figures["scaling"] = scaling_figure(summaries, slopes, question.x)
+    else:  # one drawn from other runs would contradict the tables
+        (path / "_figures" / "scaling.png").unlink(missing_ok=True)
 
     paths = []
     for name, table in tables.items():

@@ -114,7 +114,10 @@ def scaling_figure(
         series = list(_series(summaries, slopes, x, by, metrics))
         for i, one in enumerate(_spread(series, MAX_SERIES)):
             _points_and_law(axes, one, PALETTE[i], MARKERS[i])
-        _finish_panel(axes, metrics, summaries, x, len(series))
+        title = ", ".join(map(_name, by))
+        if len(series) > MAX_SERIES:
+            title += f" ({MAX_SERIES} of {len(series)} shown)"
+        _finish_panel(axes, metrics, summaries[x], title)
     note = "Points: single runs. Lines: least squares, with the slope's 95 % interval."
     if len(slopes.dropna(subset=["band_low"])):
         note += " Shaded: the slopes expected."
@@ -213,21 +216,22 @@ def _points_and_law(axes: "Axes", one: _Series, color: str, marker: str) -> None
 
 
 def _finish_panel(
-    axes: "Axes", metrics: list[str], summaries: "pd.DataFrame", x: str, n_series: int
+    axes: "Axes", metrics: list[str], x: "pd.Series | pd.DataFrame", title: str
 ) -> None:
-    _log_axes(axes, sorted(set(summaries[x].dropna())))
-    axes.set_xlabel(describe(x).label)
+    """Scales and labels, and a legend titled `title` above all points."""
+    _log_axes(axes, sorted(set(x.dropna())))
+    axes.set_xlabel(describe(str(x.name)).label)
     metric = next(m for name, m in METRICS.items() if metrics[0].startswith(name))
     axes.set_ylabel(metric.formula)
     several = metric.label + (" of each layer" if metric.per_layer else "")
-    title = describe(metrics[0]).label if len(metrics) == 1 else several
-    axes.set_title(title, fontsize=11)
+    single = describe(metrics[0]).label
+    axes.set_title(single if len(metrics) == 1 else several, fontsize=11)
     # room for the legend above the points, in parts of the axes' height
-    room = 0.04 + 0.075 * min(n_series, MAX_SERIES)
+    handles, _ = axes.get_legend_handles_labels()
+    room = 0.04 + 0.065 * (len(handles) + bool(title))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** (room / (1 - room)))
-    title = f"{MAX_SERIES} of {n_series} shown" if n_series > MAX_SERIES else None
-    axes.legend(title=title, loc="upper right", fontsize=9, framealpha=0.9)
+    axes.legend(title=title or None, loc="upper right", fontsize=9, framealpha=0.9)
 
 
 def _median(axes: "Axes", by_step: Any, style: dict[str, Any], banded: bool) -> None:

@@ -203,7 +203,8 @@ def _row(
         return row | {"verdict": NO_FIT, "note": f"from {x} = {x_from:g} up: {why}"}
     row |= {name: value for name, value in vars(law).items() if name in SLOPE_COLUMNS}
     if law.n_excluded:
-        row["note"] = f"{law.n_excluded} runs left out: the value is not positive"
+        n = law.n_excluded
+        row["note"] = f"{n} run{'s' * (n > 1)} left out: the value is not positive"
     if band is None:
         return row | {"verdict": NO_BAND}
     return row | {"verdict": MET if band[0] <= law.slope <= band[1] else NOT_MET}
