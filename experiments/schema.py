@@ -254,3 +254,91 @@ def register() -> None:
     for group, choices in CHOICES.items():
         for name, node in choices.items():
             store.store(name, node, group=f"schema/{group}", package=group)
+
+
+class ConfigError(ValueError):
+    """A config that can be composed but not run; says every problem at once."""
+
+
+def typed(config: DictConfig) -> Config:
+    """The config as dataclasses, checked.
+
+    Raises:
+        ConfigError: naming each value out of its range, the range, and what to type.
+    """
+    found = OmegaConf.to_object(config)
+    assert isinstance(found, Config)
+    problems = [*_out_of_range(found, ""), *_contradictions(found)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return found
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What decides a run's results, as plain values."""
+    return {key: _plain(getattr(config, key)) for key in IDENTITY}
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The whole config as plain values."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def nearest_key(wrong: str) -> str | None:
+    """The config key that a mistyped one most likely meant."""
+    keys = {f.name for f in dataclasses.fields(Config)}
+    for group, choices in CHOICES.items():
+        for node in choices.values():
+            keys |= {f"{group}.{f.name}" for f in dataclasses.fields(node)}
+    keys |= {f"analysis.{f.name}" for f in dataclasses.fields(AnalysisConfig)}
+    wrong = wrong.lstrip("+~")
+    if wrong in keys or wrong.startswith(("hydra", "experiment")):
+        return None
+    close = difflib.get_close_matches(wrong, sorted(keys), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _out_of_range(node: Any, prefix: str) -> Iterator[str]:
+    """One line for each number below `node` that is outside its range."""
+    for f in dataclasses.fields(node):
+        value, name = getattr(node, f.name), f"{prefix}{f.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _out_of_range(value, f"{name}.")
+        elif "low" in f.metadata:
+            low, high = f.metadata["low"], f.metadata["high"]
+            too_low = value <= low if f.metadata["open_low"] else value < low
+            if too_low or value > high or not math.isfinite(value):
+                least = f"above {low:g}" if f.metadata["open_low"] else f"at least {low:g}"
+                most = "" if math.isinf(high) else f" and at most {high:g}"
+                yield f"{name}={value} is out of range: it must be {least}{most}."
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """One line for each pair of values that cannot go together."""
+    if config.kernel.name == "nngp" and config.parameterization.scheme is not Scheme.ntk:
+        yield (
+            "kernel=nngp predicts the training of the last layer alone, whose tangent "
+            "kernel is the NNGP kernel in the ntk parameterization only. Type "
+            "parameterization=ntk, or kernel=exact."
+        )
+    for name, band in config.analysis.bands.items():
+        if len(band) != 2 or not band[0] <= band[1]:
+            yield (
+                f"analysis.bands.{name}={band} must be the lowest and the highest slope "
+                "expected, such as [-1.2, -0.65]."
+            )
+    for name in ("study", "output_dir"):
+        if not getattr(config, name).strip():
+            yield f"{name} is empty; give a name such as {name}=default."
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
