@@ -28,7 +28,7 @@ def finite(name: str, tree: Any) -> Any:
     """
 
     def check(leaf: Any) -> Any:
-        if not eqx.is_inexact_array_like(leaf):
+        if not (eqx.is_inexact_array(leaf) or isinstance(leaf, float | complex)):
             return leaf
         if is_traced(leaf):
             text = f"`{name}` holds NaN or infinity."
