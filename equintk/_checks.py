@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.core import Tracer
 
 
 def is_traced(*trees: Any) -> bool:
     """Whether any value is known only when a transformed function runs."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jtu.tree_leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jtu.tree_leaves(trees))
 
 
 def finite(name: str, tree: Any) -> Any:

@@ -1,0 +1,328 @@
+r"""Functions of a kernel applied to a vector, in its eigenbasis, and their derivatives.
+
+All dynamics of a squared loss are one expression. With $A = K + \text{shift}\, I$ and
+the decay $E$ of a residual along an eigenvector, $E(0) = 1$,
+
+$$w(\lambda) = \frac{1 - E(\lambda)}{\lambda}, \qquad
+F_{*s} = F_{*0} - K_{*t}\, w(A)\, (F_0 - Y).$$
+
+$w$ is minus the divided difference $E[\lambda, 0]$, and the derivative of $w(A)$ needs
+$w[\lambda, \mu] = -E[\lambda, \mu, 0]$. So a dynamic only has to say how its decay
+differs between two eigenvalues, without cancellation: `AbstractDecay.slope`.
+
+This file is the only place with rounding floors.
+"""
+
+import abc
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._checks import finite, is_traced
+
+NOISE = 10.0
+
+
+def rounding(n: int, dtype: Any) -> float:
+    """How far the eigenvalues of an `(n, n)` kernel are noise, relative to the largest.
+
+    Independent errors of a few eps in each entry move an eigenvalue by about sqrt(n)
+    of them; a kernel's entries are long sums, hence the factor.
+    """
+    return NOISE * math.sqrt(n) * float(jnp.finfo(dtype).eps)
+
+
+def flatten_kernel(kernel: Any, n_out_axes: int) -> Any:
+    """`(n1, n2, *out, *out)` as the matrix `(n1*out, n2*out)`, sample-major."""
+    n1, n2, *rest = kernel.shape
+    size = math.prod(rest[:n_out_axes])
+    split = kernel.reshape(n1, n2, size, size)
+    return split.swapaxes(1, 2).reshape(n1 * size, n2 * size)
+
+
+class AbstractDecay(eqx.Module):
+    """What is left of a residual after some training, E(lambda), with E(0) = 1.
+
+    A function of NumPy or of JAX numbers, whichever its eigenvalues are.
+
+    Attributes:
+        ended: whether this is the end of training, when only E(0) is left.
+    """
+
+    ended: eqx.AbstractVar[Any]
+
+    @property
+    @abc.abstractmethod
+    def duration(self) -> Any:
+        """-E'(0): c times the flow time. Any finite number at the end of training."""
+
+    @property
+    @abc.abstractmethod
+    def inverse_steps(self) -> Any:
+        """One over the number of steps, 0 in continuous time: the rest of E near 0."""
+
+    @abc.abstractmethod
+    def slope(self, larger: Any, smaller: Any) -> Any:
+        """(E(smaller) - E(larger)) / (larger - smaller), and -E' where they are equal.
+
+        Read only before the end of training. Derivatives with respect to the fields
+        are taken through it, those with respect to the eigenvalues never are.
+        """
+
+
+class Eigenbasis(eqx.Module):
+    """The eigenbasis of a positive semi-definite kernel, to be asked many times.
+
+    A concrete kernel is solved in float64 by NumPy, and applied so to concrete vectors.
+    A traced one is solved in its own precision; then first derivatives with respect to
+    it are right at any eigenvalues, repeated ones included, through `jax.grad` of
+    whatever creates the basis.
+    """
+
+    eigenvalues: Any
+    eigenvectors: Any
+    kernel: Any
+    shift: Any
+    dtype: Any = eqx.field(static=True)
+
+    def __init__(self, kernel: Any, shift: Any = 0.0):
+        """Decompose the kernel.
+
+        Args:
+            kernel: `(n, n)`. Asymmetry and negative eigenvalues within rounding, a
+                multiple of the eps of its own dtype, are removed.
+            shift: added to each eigenvalue: ridge / c.
+
+        Raises:
+            ValueError: if the kernel is not symmetric, or if, with the shift, it is
+                not positive semi-definite beyond rounding.
+        """
+        self.dtype = np.dtype(kernel.dtype)
+        self.shift = shift
+        kernel = finite("k_train_train", kernel)
+        if is_traced(kernel):
+            kernel = jnp.asarray(kernel, np.promote_types(self.dtype, np.float32))
+            self.kernel = (kernel + kernel.T) / 2
+            skew = jnp.max(jnp.abs(kernel - kernel.T))
+            values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(self.kernel))
+        else:
+            kernel = np.asarray(kernel, np.float64)
+            self.kernel = None
+            skew = np.max(np.abs(kernel - kernel.T))
+            values, vectors = np.linalg.eigh((kernel + kernel.T) / 2)
+        floor = self._floor(values)
+        self.eigenvalues = _accept(values, skew, shift, floor, self.dtype)
+        self.eigenvectors = vectors
+
+    @property
+    def largest(self) -> Any:
+        """The largest eigenvalue of the kernel, with the shift."""
+        if is_traced(self):
+            values = jnp.asarray(self.eigenvalues)
+            return values[-1] + jnp.asarray(self.shift, values.dtype)
+        return float(self.eigenvalues[-1] + self.shift)
+
+    def coefficients(self, decay: AbstractDecay, residual: Any) -> Any:
+        """w(A) residual, for a residual `(n, p)`: what K_*t multiplies."""
+        return self._apply(decay, residual, times_kernel=False)
+
+    def fitted(self, decay: AbstractDecay, residual: Any) -> Any:
+        """K w(A) residual, without the rounding of a product with K itself."""
+        return self._apply(decay, residual, times_kernel=True)
+
+    def _apply(self, decay: AbstractDecay, residual: Any, times_kernel: bool) -> Any:
+        values, vectors = self.eigenvalues, self.eigenvectors
+        if not is_traced(self, decay, residual):
+            weight = _weights(
+                decay, values, self.shift, self._floor(values), times_kernel
+            )
+            return vectors @ (weight[:, None] * (vectors.T @ residual))
+        values, vectors, shift = (
+            jnp.asarray(a, residual.dtype) for a in (values, vectors, self.shift)
+        )
+        floor = jax.lax.stop_gradient(self._floor(values))
+        return _filtered(
+            self.kernel, values, vectors, shift, decay, residual,
+            floor=floor, times_kernel=times_kernel,
+        )  # fmt: skip
+
+    def _floor(self, values: Any) -> Any:
+        """Below it an eigenvalue is noise; above 0 even for a kernel of zeros."""
+        xp = values.__array_namespace__()
+        n = len(values)
+        relative = max(rounding(n, self.dtype), rounding(n, values.dtype))
+        tiny = 1e4 * float(jnp.finfo(values.dtype).tiny)
+        return xp.maximum(relative * xp.max(xp.abs(values)), tiny)
+
+
+def _accept(values: Any, skew: Any, shift: Any, floor: Any, dtype: Any) -> Any:
+    """The eigenvalues, zero where they are below zero by rounding, or an error."""
+    remedies = (
+        "A sketched or Monte Carlo kernel must use one random draw for all blocks. "
+        "Otherwise compute the kernel in float64"
+    )
+    if is_traced(values, shift):
+        values = jnp.asarray(values)
+        skew, floor, shift = (
+            jnp.asarray(a, values.dtype) for a in (skew, floor, shift)
+        )
+        smallest = values[0] + shift
+        values = eqx.error_if(
+            values, skew > floor,
+            f"The train-train kernel is not symmetric beyond rounding. {remedies}.",
+        )  # fmt: skip
+        values = eqx.error_if(
+            values, smallest < -floor,
+            "The train-train kernel has a negative eigenvalue beyond rounding. "
+            f"{remedies}, or add a `ridge`.",
+        )  # fmt: skip
+        return jnp.where(jnp.abs(values) <= floor, jnp.maximum(values, 0), values)
+    if skew > floor:
+        raise ValueError(
+            "The train-train kernel must be symmetric, but an entry and its mirror "
+            f"image differ by {skew:.2e}, where rounding in {dtype} allows "
+            f"{floor:.2e}. {remedies}."
+        )
+    if values[0] + shift < -floor:
+        raise ValueError(
+            "The train-train kernel must be positive semi-definite, but its smallest "
+            f"eigenvalue is {values[0]:.2e}, where rounding in {dtype} allows "
+            f"{-floor:.2e}; the largest is {values[-1]:.2e}. {remedies}, or add a "
+            f"`ridge` above {-values[0]:.2e} * c."
+        )
+    return np.where(np.abs(values) <= floor, np.maximum(values, 0), values)
+
+
+def _weights(
+    decay: Any, values: Any, shift: Any, floor: Any, times_kernel: bool
+) -> Any:
+    """w(lambda + shift), times lambda if the kernel multiplies the result."""
+    xp = values.__array_namespace__()
+    shifted = xp.maximum(values + shift, 0)
+    dropped = _dropped(decay, shifted, floor)
+    weight = _slope(decay, xp.where(dropped, 1, shifted), xp.zeros_like(shifted))
+    return xp.where(dropped, 0, values * weight if times_kernel else weight)
+
+
+def _dropped(decay: Any, shifted: Any, floor: Any) -> Any:
+    """Null modes whose weight is unknown.
+
+    An eigenvalue below the floor could be anything up to it. While duration * floor
+    is below 1, w is about the duration whatever the eigenvalue is. Later w could be
+    anything from 1/floor to the duration, and would multiply what may be only rounding
+    noise in the test-train kernel: the mode is left unlearned, as in the
+    pseudo-inverse, the end of training. A ridge above the floor lifts every mode over.
+    """
+    return (shifted <= floor) & (decay.ended | (decay.duration * floor > 1))
+
+
+def _slope(decay: Any, larger: Any, smaller: Any) -> Any:
+    """-E[larger, smaller], also at the end of training, where only E(0) is left."""
+    xp = larger.__array_namespace__()
+    tiny = float(xp.finfo(larger.dtype).tiny)
+    end = xp.where(smaller > 0, 0, 1 / xp.maximum(larger, tiny))
+    return xp.where(decay.ended, end, decay.slope(larger, smaller))
+
+
+@eqx.filter_custom_jvp
+def _filtered(kernel, values, vectors, shift, decay, residual, *, floor, times_kernel):
+    """V w(lambda + shift) V^T residual; `kernel` is there to be differentiated by."""
+    weight = _weights(decay, values, shift, floor, times_kernel)
+    return _times(vectors, weight[:, None] * _times(vectors.T, residual))
+
+
+@_filtered.def_jvp
+def _filtered_jvp(primals, tangents, *, floor, times_kernel):
+    kernel, values, vectors, shift, decay, residual = primals
+    t_kernel, t_values, t_vectors, t_shift, t_decay, t_residual = tangents
+    if t_values is not None or t_vectors is not None:
+        raise TypeError(
+            "An eigenbasis cannot be differentiated by itself: create GradientFlow or "
+            "GradientDescent inside the function that is differentiated by the kernel."
+        )
+    given = {"floor": floor, "times_kernel": times_kernel}
+    out = _filtered(*primals, **given)
+    t_out = jnp.zeros_like(out)
+    if t_residual is not None:
+        t_out += _filtered(kernel, values, vectors, shift, decay, t_residual, **given)
+
+    values, vectors, shift = _once(kernel, shift, values, vectors)
+    along = _times(vectors.T, residual)
+    t_along = jnp.zeros_like(along)
+    if jax.tree.leaves(t_decay):
+        weights = lambda d: _weights(d, values, shift, floor, times_kernel)
+        t_along += eqx.filter_jvp(weights, (decay,), (t_decay,))[1][:, None] * along
+    if t_shift is not None:
+        curve = _differences(decay, values, shift, floor, False)
+        power = values if times_kernel else jnp.ones_like(values)
+        t_along += (t_shift * power * jnp.diagonal(curve))[:, None] * along
+    if t_kernel is not None:
+        # Daleckii and Krein: in the eigenbasis a function's derivative is the matrix of
+        # its divided differences times the perturbation, entry by entry.
+        rotated = _times(vectors.T, _times(t_kernel, vectors))
+        differences = _differences(decay, values, shift, floor, times_kernel)
+        t_along += _times(differences * rotated, along)
+    return out, t_out + _times(vectors, t_along)
+
+
+def _differences(
+    decay: Any, values: Any, shift: Any, floor: Any, times_kernel: bool
+) -> Any:
+    """Divided differences of w, or of lambda w, between all pairs of eigenvalues."""
+    shifted = jnp.maximum(values + shift, 0)
+    dropped = _dropped(decay, shifted, floor)
+    kept = jnp.where(dropped, floor, shifted)
+    larger = jnp.maximum(kept[:, None], kept[None, :])
+    smaller = jnp.minimum(kept[:, None], kept[None, :])
+    slope = _slope(decay, larger, smaller)
+    differences = _curve(decay, larger, smaller, slope)
+    if times_kernel:
+        # lambda w = 1 - E - shift w, a sum of two terms of one sign.
+        differences = slope - shift * differences
+    # A dropped mode counts as an eigenvalue of exactly 0, where the function is 0.
+    weight = _weights(decay, values, shift, floor, times_kernel)
+    beside = (weight[:, None] + weight[None, :]) / larger
+    one = dropped[:, None] | dropped[None, :]
+    both = dropped[:, None] & dropped[None, :]
+    return jnp.where(one, jnp.where(both, 0, beside), differences)
+
+
+def _curve(decay: Any, larger: Any, smaller: Any, slope: Any) -> Any:
+    """-E[larger, smaller, 0], from the slope between the first two."""
+    tau, h = decay.duration, decay.inverse_steps
+    to_zero = _slope(decay, smaller, jnp.zeros_like(smaller))
+    # Early on the two slopes agree in all but their last digits, so E's Taylor series
+    # at 0 takes over: four terms, wrong by x^4/72, where that is below rounding, eps/x.
+    radius = (72 * float(jnp.finfo(larger.dtype).eps)) ** 0.2
+    early = jnp.logical_not(decay.ended) & (tau * larger < radius)
+    quotient = (slope - to_zero) / jnp.where(early | (larger == 0), 1, larger)
+    h1 = larger + smaller
+    h2 = larger**2 + larger * smaller + smaller**2
+    h3 = h1 * (larger**2 + smaller**2)
+    r1, r2, r3, r4 = (tau * (1 - k * h) / (k + 1) for k in range(1, 5))
+    series = -tau * r1 * (1 - r2 * (h1 - r3 * (h2 - r4 * h3)))
+    return jnp.where(early, series, quotient)
+
+
+@eqx.filter_custom_jvp
+def _once(kernel, shift, values, vectors):
+    """The eigenbasis inside a first derivative, where it may not be perturbed again."""
+    return values, vectors, shift
+
+
+@_once.def_jvp
+def _once_jvp(primals, tangents):
+    raise NotImplementedError(
+        "Predictions have first derivatives with respect to the kernel and the ridge, "
+        "but not second ones: a function of a matrix has no simple one where "
+        "eigenvalues repeat."
+    )
+
+
+def _times(a: Any, b: Any) -> Any:
+    """Matrix product at full precision, which accelerators do not take by default."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,121 @@
+"""Gradient flow on a squared loss: training in continuous time."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from .._linalg import AbstractDecay
+from .problem import Problem, moments
+
+
+class GradientFlow(eqx.Module):
+    r"""Outputs of a linearised network that is trained by gradient flow.
+
+    On the loss $L = (c/2) \sum (f - y)^2 + (\text{ridge}/2) |\theta - \theta_0|^2$,
+
+    $$F_{*t} = F_{*0} - K_{*t} A^{-1} [I - e^{-c t A}] (F_0 - Y), \quad
+    A = K_{tt} + (\text{ridge}/c) I.$$
+
+    The eigenbasis of the kernel is computed once and asked at any times. Concrete
+    arrays are worked on in float64 on the host, whatever their dtype; under `jit`,
+    `vmap` or `grad` in their own precision. The result has the arrays' common dtype.
+    Predictions have first derivatives by every array and number, also where eigenvalues
+    repeat, if the object is created inside the function that is differentiated.
+
+    Times are learning rate times steps. Infinity is the end of training, where null
+    modes of the kernel are left as they started: the pseudo-inverse.
+
+    Source: Lee et al., arXiv:1902.06720, section 2.2.
+    """
+
+    problem: Problem
+
+    def __init__(
+        self, k_train_train: Any, y_train: Any, *, c: Any = 1.0, ridge: Any = 0.0
+    ):
+        """Decompose the kernel.
+
+        Args:
+            k_train_train: `(n, n)`, one averaged kernel for each output (`nt.ntk`), or
+                `(n, n, *out, *out)`, with outputs coupled (`nt.ntk_full`), which is
+                exact. Symmetric and positive semi-definite up to rounding.
+            y_train: the targets, `(n, *out)`.
+            c: the loss is (c/2) * sum (f - y)^2; `nt.loss_scale` gives it by name.
+            ridge: the penalty ridge/2 * |theta - theta_0|^2 beside it.
+
+        Raises:
+            ValueError: for shapes that do not match, NaN or infinity, a negative
+                ridge, `c <= 0`, or a kernel that is not positive semi-definite.
+
+        Cost: one eigendecomposition, of order n^3, or (n*out)^3 with outputs coupled.
+        """
+        self.problem = Problem(k_train_train, y_train, c, ridge)
+
+    def train(self, t: Any, f0_train: Any) -> Float[Array, "..."]:
+        """Outputs on the training inputs.
+
+        Args:
+            t: a time of at least 0, or several; `jnp.inf` is the end of training.
+            f0_train: outputs at initialisation, `(n, *out)`: the network's own, or
+                zeros for the mean over infinitely wide networks.
+
+        Returns:
+            `(n, *out)`, or `(n_times, n, *out)` for several times.
+
+        Raises:
+            ValueError: for a negative time, a wrong shape, NaN or infinity.
+        """
+        return self.problem.train(_Flow.at, _times(t), f0_train)
+
+    def test(
+        self, t: Any, k_test_train: Any, f0_train: Any, f0_test: Any
+    ) -> Float[Array, "..."]:
+        """Outputs on test inputs.
+
+        Args:
+            t: a time of at least 0, or several; `jnp.inf` is the end of training.
+            k_test_train: `(m, n)` or `(m, n, *out, *out)`, as `k_train_train`.
+            f0_train: outputs at initialisation on the training inputs, `(n, *out)`.
+            f0_test: the same on the test inputs, `(m, *out)`.
+
+        Returns:
+            `(m, *out)`, or `(n_times, m, *out)` for several times.
+
+        Raises:
+            ValueError: for a negative time, a wrong shape, NaN or infinity.
+        """
+        return self.problem.test(_Flow.at, _times(t), k_test_train, f0_train, f0_test)
+
+
+class _Flow(AbstractDecay):
+    """E = exp(-scaled_time * lambda)."""
+
+    scaled_time: Any
+    ended: Any
+
+    @classmethod
+    def at(cls, time: Any, c: Any) -> "_Flow":
+        xp = time.__array_namespace__()
+        ended = xp.isinf(time)
+        return cls(scaled_time=c * xp.where(ended, 0, time), ended=ended)
+
+    @property
+    def duration(self) -> Any:
+        return self.scaled_time
+
+    @property
+    def inverse_steps(self) -> float:
+        return 0.0
+
+    def slope(self, larger: Any, smaller: Any) -> Any:
+        xp = larger.__array_namespace__()
+        gap = larger - smaller
+        apart = xp.where(gap > 0, gap, 1)
+        lost = -xp.expm1(-self.scaled_time * apart) / apart
+        lost = xp.where(gap > 0, lost, self.scaled_time)
+        return xp.exp(-self.scaled_time * smaller) * lost
+
+
+def _times(t: Any) -> Any:
+    return moments("t", t, "a time of at least 0", lambda t: t >= 0)
