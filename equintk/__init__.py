@@ -1,0 +1,16 @@
+"""Neural tangent kernels, NNGP kernels and their training dynamics for Equinox modules."""
+
+from . import metrics as metrics, predict as predict
+from ._empirical.monte_carlo import MonteCarlo as MonteCarlo, monte_carlo as monte_carlo
+from ._empirical.nngp import nngp as nngp
+from ._empirical.ntk import (
+    ntk as ntk,
+    ntk_full as ntk_full,
+    ntk_per_output as ntk_per_output,
+)
+from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
+from ._loss import loss_scale as loss_scale
+from ._parameterize import Parameterized as Parameterized, parameterize as parameterize
+from ._prediction import mc_ntk_predict as mc_ntk_predict, ntk_predict as ntk_predict
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Finite width: one network at its parameters, or many networks drawn alike."""

@@ -1,0 +1,98 @@
+"""Which leaves of a model are its parameters, and what it does with one example."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from ._types import Model, Trainable
+
+
+def partition(model: Model, trainable: Trainable) -> tuple[PyTree, PyTree]:
+    """Split a model into its parameters and everything else, as `equinox.partition`.
+
+    Raises:
+        ValueError: if nothing is selected, or something that cannot be differentiated.
+    """
+    if trainable is None:
+        trainable = jtu.tree_map(
+            lambda node: not _is_state(node) and eqx.is_inexact_array(node),
+            model,
+            is_leaf=_is_state,
+        )
+    params, static = eqx.partition(model, trainable)
+    selected = jtu.tree_leaves_with_path(params)
+    if not selected:
+        raise ValueError(
+            f"`model` has no parameters, but a kernel needs some; got {_kind(model)}. "
+            "What a function closes over cannot be seen from outside: pass the "
+            "`equinox.Module` itself, or a small module that holds it and calls it. "
+            "If `trainable` is given, it must select at least one array."
+        )
+    for path, leaf in selected:
+        if not eqx.is_inexact_array(leaf):
+            raise ValueError(
+                f"`trainable` selects the leaf `model{jtu.keystr(path)}`, which is "
+                f"{_kind(leaf)}; only floating-point arrays are parameters. Select "
+                "with `equinox.is_inexact_array`, or leave this leaf out."
+            )
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"The parameter `model{jtu.keystr(path)}` is complex, which is not "
+                "supported yet: hold its real and imaginary parts as two real arrays."
+            )
+    return params, static
+
+
+def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the model's output for one example, of which shapes are read.
+
+    Raises:
+        ValueError: if the model couples examples, or its output is no real array.
+    """
+    try:
+        out = eqx.filter_eval_shape(model, example)
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(
+            f"`model` couples the examples of a batch ({error}), so it has no kernel "
+            "between two examples. Put batch normalisation into inference mode with "
+            "`equinox.nn.inference_mode(model)`, and leave collectives out."
+        ) from error
+    except Exception as error:
+        error.add_note(
+            "equintk called `model(x)` on one example, without a batch axis, of shape "
+            f"{jtu.tree_map(jnp.shape, example)}."
+        )
+        raise
+    leaves = jtu.tree_leaves(out)
+    if len(leaves) != 1 or not isinstance(out, jax.ShapeDtypeStruct):
+        raise ValueError(
+            "`model(x)` must return one array, but it returned "
+            f"{jtu.tree_structure(out)}. Return one array, for example by "
+            "concatenating the parts."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"`model(x)` must return real floating-point numbers, but it returned "
+            f"{out.dtype}. Split complex outputs into real and imaginary parts."
+        )
+    if out.size == 0:
+        raise ValueError(f"`model(x)` returned an empty array of shape {out.shape}.")
+    return out
+
+
+def _is_state(node: Any) -> bool:
+    """Running statistics, which are constants of a model and not its parameters."""
+    return isinstance(node, eqx.nn.State | eqx.nn.StateIndex)
+
+
+def _kind(thing: Any) -> str:
+    if eqx.is_array_like(thing):
+        array = jnp.asarray(thing)
+        return f"an array of dtype {array.dtype} and shape {array.shape}"
+    return f"a {type(thing).__name__}"

@@ -1,0 +1,47 @@
+"""Names for the arguments that many functions share.
+
+At run time they admit anything: what an argument must be is checked by `_checks` and
+`_inputs`, whose errors say what to type and must come before a type checker's.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
+
+if TYPE_CHECKING:
+    Model: TypeAlias = Callable[..., Any]
+    """An `equinox.Module` with parameters: `model(x)` maps one example to one array."""
+
+    ModelFn: TypeAlias = Callable[[Any], Model]
+    """Builds a model from a JAX random key."""
+
+    Examples: TypeAlias = PyTree
+    """An array, or a PyTree of arrays, whose first axis counts examples."""
+
+    Targets: TypeAlias = ArrayLike
+    """`(n, *out)`: one array of the shape of an output for each example."""
+
+    Trainable: TypeAlias = PyTree | Callable[[Any], bool] | None
+    """As in `equinox.partition`; `None` is every inexact array outside its state."""
+
+    Key: TypeAlias = Any
+    """A JAX random key, typed (`jax.random.key`) or raw (`jax.random.PRNGKey`)."""
+
+    Times: TypeAlias = ArrayLike | Sequence[float]
+    """A number, or several, which give the result a time axis in front."""
+
+    Progress: TypeAlias = bool | Callable[[int, int], object]
+    """`True`: lines on stderr; a callable is given what is done and what there is."""
+
+    Transform: TypeAlias = Callable[[Any], PyTree]
+    """Any function of a model."""
+
+    Integer: TypeAlias = int
+    Integers: TypeAlias = int | Sequence[int]
+    Number: TypeAlias = float
+    Text: TypeAlias = str
+else:
+    Model = ModelFn = Examples = Targets = Trainable = Key = Times = Progress = Any
+    Transform = Integer = Integers = Number = Text = Any
