@@ -69,29 +69,7 @@ def mc_ntk(
     features = _features_of_both(
         model, key, x1, x2, proj_dim, method, batch_size, trainable, progress
     )
-    z1, z2 = (z.reshape(z.shape[0], -1) for z in features)
-    return finite_kernel(jnp.einsum("id,jd->ij", z1, z2, precision=precision))
-
-
-def mc_ntk_full(
-    model: Model,
-    key: Key,
-    x1: Examples,
-    x2: Examples | None,
-    proj_dim: Integer,
-    batch_size: Integer,
-    *,
-    trainable: Trainable,
-    progress: Progress,
-) -> Float[Array, "n1 n2 *out_out"]:
-    """The same estimate with its outputs coupled, of shape `(n1, n2, *out, *out)`."""
-    features = _features_of_both(
-        model, key, x1, x2, proj_dim, "gaussian", batch_size, trainable, progress
-    )
-    out = features[0].shape[1:-1]
-    z1, z2 = (z.reshape(z.shape[0], -1, proj_dim) for z in features)
-    kernel = jnp.einsum("iad,jbd->ijab", z1, z2, precision="highest") * z1.shape[1]
-    return finite_kernel(kernel.reshape(kernel.shape[:2] + out + out))
+    return finite_kernel(averaged_product(*features, precision))
 
 
 def ntk_features(
@@ -114,6 +92,22 @@ def ntk_features(
         model, key, x, None, proj_dim, method, batch_size, trainable, progress
     )
     return features
+
+
+def averaged_product(
+    z1: Array, z2: Array, precision: str = "highest"
+) -> Float[Array, "n1 n2"]:
+    """The kernel averaged over outputs, from features `(n, *out, proj_dim)`."""
+    one, two = (z.reshape(z.shape[0], -1) for z in (z1, z2))
+    return jnp.einsum("id,jd->ij", one, two, precision=precision)
+
+
+def coupled_product(z1: Array, z2: Array) -> Float[Array, "n1 n2 *out_out"]:
+    """The kernel with outputs coupled, from features scaled for their average."""
+    out = z1.shape[1:-1]
+    one, two = (z.reshape(z.shape[0], -1, z.shape[-1]) for z in (z1, z2))
+    kernel = jnp.einsum("iad,jbd->ijab", one, two, precision="highest") * one.shape[1]
+    return kernel.reshape(kernel.shape[:2] + out + out)
 
 
 def _features_of_both(

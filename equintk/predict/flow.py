@@ -66,7 +66,7 @@ class GradientFlow(eqx.Module):
         Raises:
             ValueError: for a negative time, a wrong shape, NaN or infinity.
         """
-        return self.problem.train(_Flow.at, _times(t), f0_train)
+        return self.problem.train(_Flow.at, flow_times(t), f0_train)
 
     def test(
         self, t: Any, k_test_train: Any, f0_train: Any, f0_test: Any
@@ -85,7 +85,9 @@ class GradientFlow(eqx.Module):
         Raises:
             ValueError: for a negative time, a wrong shape, NaN or infinity.
         """
-        return self.problem.test(_Flow.at, _times(t), k_test_train, f0_train, f0_test)
+        return self.problem.test(
+            _Flow.at, flow_times(t), k_test_train, f0_train, f0_test
+        )
 
 
 class _Flow(AbstractDecay):
@@ -117,5 +119,6 @@ class _Flow(AbstractDecay):
         return xp.exp(-self.scaled_time * smaller) * lost
 
 
-def _times(t: Any) -> Any:
+def flow_times(t: Any) -> Any:
+    """The times, checked."""
     return moments("t", t, "a time of at least 0", lambda t: t >= 0)
