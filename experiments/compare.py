@@ -1,0 +1,100 @@
+"""How far two trajectories are apart, and how far a network has moved: rows of a table."""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from experiments.datasets import Dataset
+from experiments.tables import ALL_LAYERS, PARAMETERS, TEST, TRAIN
+from experiments.trajectory import Trajectory
+
+
+class Measurement(NamedTuple):
+    """One value: which metric, on what, after how many steps."""
+
+    metric: str
+    split: str
+    step: int
+    value: float
+
+
+def trajectories(
+    network: Trajectory, prediction: Trajectory, dataset: Dataset, c: float
+) -> Iterator[Measurement]:
+    """Network against prediction at every step, on both splits.
+
+    Args:
+        network: outputs of the trained network.
+        prediction: outputs that the kernel predicts, at the same steps.
+        dataset: the targets of both splits, in the same order.
+        c: scale of the loss `c/2 * sum (f - y)^2`.
+    """
+    for split in (TRAIN, TEST):
+        f, p = getattr(network, split), getattr(prediction, split)
+        # in float64: float32 cannot square a difference near its rounding
+        f, p = f.astype(np.float64), p.astype(np.float64)
+        y = dataset.y_train if split == TRAIN else dataset.y_test
+        apart = _norms(f - p)
+        values = {
+            "rmse": apart / np.sqrt(f[0].size),
+            "relative_divergence": apart / _moved(f),
+            "loss_network": c / 2 * _norms(f - y) ** 2,
+            "loss_prediction": c / 2 * _norms(p - y) ** 2,
+            "accuracy_network": dataset.accuracy(f, split),
+            "accuracy_prediction": dataset.accuracy(p, split),
+        }
+        for metric, over_time in values.items():
+            if over_time is not None:
+                for step, value in zip(network.steps, over_time, strict=True):
+                    yield Measurement(metric, split, int(step), float(value))
+
+
+def kernel_drift(step: int, drift: float) -> Measurement:
+    """The relative change of the tangent kernel, as a row."""
+    return Measurement("kernel_drift", TRAIN, step, drift)
+
+
+def movement(
+    step: int,
+    start: Mapping[str, list[np.ndarray]],
+    now: Mapping[str, list[np.ndarray]],
+) -> Iterator[Measurement]:
+    """How far each layer has moved, absolutely and relative to its initial norm."""
+    squares = {
+        layer: (
+            sum(float(np.sum((a - b).astype(np.float64) ** 2)) for a, b in _pairs(now, start, layer)),
+            sum(float(np.sum(b.astype(np.float64) ** 2)) for b in start[layer]),
+        )
+        for layer in start
+    }
+    moved, initial = (sum(pair[i] for pair in squares.values()) for i in (0, 1))
+    for layer, (change, norm) in {**squares, ALL_LAYERS: (moved, initial)}.items():
+        yield Measurement(f"movement_absolute/{layer}", PARAMETERS, step, change**0.5)
+        yield Measurement(
+            f"movement_relative/{layer}", PARAMETERS, step, (change / norm) ** 0.5
+        )
+
+
+def _pairs(now, start, layer):
+    return zip(now[layer], start[layer], strict=True)
+
+
+def _norms(outputs: np.ndarray) -> np.ndarray:
+    """Norm over examples and outputs, at each time."""
+    return np.sqrt(np.sum(outputs.reshape(len(outputs), -1) ** 2, axis=1))
+
+
+def _moved(f: np.ndarray) -> float:
+    """How far the outputs went from start to end.
+
+    Raises:
+        ValueError: if they did not move, so that no divergence is relative to it.
+    """
+    moved = float(_norms(f[-1:] - f[:1])[0])
+    if moved == 0:
+        raise ValueError(
+            "The network's outputs did not move in training, so no divergence is "
+            "relative to their movement. Raise optimizer.learning_rate or steps."
+        )
+    return moved

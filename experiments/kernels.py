@@ -1,0 +1,97 @@
+"""The kernels that predict a network's training, and the networks that they predict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+import equintk as nt
+from experiments.schema import ExactConfig, KernelConfig, MonteCarloConfig, NNGPConfig
+from experiments.tables import ALL_LAYERS, READOUT
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A kernel on the data.
+
+    Attributes:
+        train_train: `(n, n)`, or `(n, n, *out, *out)` where outputs are coupled.
+        test_train: `(m, n)`, or `(m, n, *out, *out)`.
+        tangent: the tangent kernel of all parameters on the training inputs, which
+            decides what learning rate is stable.
+        networks: which networks to train, the one that the kernel predicts first:
+            all parameters, or the readout alone.
+    """
+
+    train_train: Array
+    test_train: Array
+    tangent: Array
+    networks: tuple[str, ...] = (ALL_LAYERS,)
+
+
+def build(
+    config: KernelConfig,
+    model: eqx.Module,
+    model_fn: Callable[[Any], eqx.Module],
+    key: Any,
+    x_train: Array,
+    x_test: Array,
+    progress: Callable[[int, int], object],
+) -> Kernels:
+    """The kernel that a config names, at initialisation.
+
+    Args:
+        config: which kernel, and what it costs.
+        model: the network whose training is predicted.
+        model_fn: draws networks like it.
+        key: draws the projections, or the networks.
+        x_train: `(n, in_dim)`.
+        x_test: `(m, in_dim)`.
+        progress: called with the parts done and the parts in all.
+    """
+    match config:
+        case MonteCarloConfig():
+            return _monte_carlo(config, model, key, x_train, x_test, progress)
+        case ExactConfig():
+            return _exact(config, model, x_train, x_test, progress)
+        case NNGPConfig():
+            return _nngp(config, model, model_fn, key, x_train, x_test, progress)
+    raise ValueError(f"There is no kernel `{config.name}`. Type kernel= one of exact, mc, nngp.")
+
+
+def _exact(config: ExactConfig, model, x_train, x_test, progress) -> Kernels:
+    kernel = nt.ntk_full if config.coupled else nt.ntk
+    k_tt = kernel(model, x_train, batch_size=config.batch_size, progress=progress)
+    k_st = kernel(model, x_test, x_train, batch_size=config.batch_size)
+    return Kernels(k_tt, k_st, k_tt)
+
+
+def _monte_carlo(config: MonteCarloConfig, model, key, x_train, x_test, progress) -> Kernels:
+    # One draw for both: the test-train kernel must lie in the span of the train-train one.
+    both = nt.ntk_features(
+        model, key, jnp.concatenate([x_train, x_test]), config.proj_dim,
+        batch_size=config.batch_size, progress=progress,
+    )  # fmt: skip
+    n, out = len(x_train), both.shape[1:-1]
+    z = both.reshape(len(both), -1, config.proj_dim)
+    if config.coupled:
+        k = jnp.einsum("iap,jbp->ijab", z, z[:n], precision="highest") * z.shape[1]
+        k = k.reshape(k.shape[:2] + out + out)
+    else:
+        k = jnp.einsum("iap,jap->ij", z, z[:n], precision="highest")
+    return Kernels(k[:n], k[n:], k[:n])
+
+
+def _nngp(config: NNGPConfig, model, model_fn, key, x_train, x_test, progress) -> Kernels:
+    both = jnp.concatenate([x_train, x_test])
+    k = nt.nngp(
+        model_fn, key, both, x_train, config.n_samples,
+        batch_size=config.batch_size, progress=progress,
+    )  # fmt: skip
+    n = len(x_train)
+    # The network that is trained as a whole moves faster than its readout alone.
+    tangent = nt.ntk_full(model, x_train, batch_size=config.batch_size)
+    return Kernels(k[:n], k[n:], tangent, (READOUT, ALL_LAYERS))
