@@ -15,15 +15,20 @@ from jaxtyping import Array
 from ._inputs import count
 from ._types import Examples
 
+Features = Callable[[Examples], Any]
+Kernel = Callable[[Any, Any], Array]
+Flip = Callable[[Array], Array]
+Report = Callable[[int, int], object]
+
 
 def pairwise(
-    features: Callable[[Examples], Any],
-    kernel: Callable[[Any, Any], Array],
-    flip: Callable[[Array], Array],
+    features: Features,
+    kernel: Kernel,
+    flip: Flip,
     x1: Examples,
     x2: Examples | None,
     batch_size: int,
-    report: Callable[[int, int], object],
+    report: Report,
 ) -> Array:
     """`kernel(features(x1), features(x2))`, of shape `(n1, n2, ...)`.
 
@@ -37,24 +42,50 @@ def pairwise(
         batch_size: the largest block. Two blocks of features are held at a time.
         report: is told of each block of the kernel: how many are done, how many in all.
     """
-    symmetric = x2 is None
-    x2 = x1 if x2 is None else x2
-    rows1, rows2 = Blocks(x1, batch_size), Blocks(x2, batch_size)
-    n_rows, n_columns = len(rows1), len(rows2)
-    total = n_rows * (n_rows + 1) // 2 if symmetric else n_rows * n_columns
+    blocks1 = Blocks(x1, batch_size)
+    if x2 is None:
+        rows = _triangle(features, kernel, flip, blocks1, report)
+    else:
+        rows = _rectangle(features, kernel, blocks1, Blocks(x2, batch_size), report)
+    return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows], axis=0)
+
+
+def _rectangle(
+    features: Features, kernel: Kernel, blocks1: "Blocks", blocks2: "Blocks", report: Report
+) -> list[list[Array]]:
+    total = len(blocks1) * len(blocks2)
+    rows = []
+    for i in range(len(blocks1)):
+        features1 = features(blocks1[i])
+        row = []
+        for j in range(len(blocks2)):
+            block = kernel(features1, features(blocks2[j]))
+            row.append(block[: blocks1.n_real(i), : blocks2.n_real(j)])
+            report(i * len(blocks2) + j + 1, total)
+        rows.append(row)
+    return rows
+
+
+def _triangle(
+    features: Features, kernel: Kernel, flip: Flip, blocks: "Blocks", report: Report
+) -> list[list[Array]]:
+    n = len(blocks)
+    total = n * (n + 1) // 2
     done = 0
-    rows: list[list[Array]] = []
-    for i in range(n_rows):
-        features1 = features(rows1[i])
-        row = [flip(rows[j][i]) for j in range(i)] if symmetric else []
-        for j in range(len(row), n_columns):
-            features2 = features1 if symmetric and i == j else features(rows2[j])
+    upper: dict[tuple[int, int], Array] = {}
+    features1 = features2 = features(blocks[0])
+    for i in range(n):
+        features1 = features2
+        # From the right: the last block of a row is the one the next row starts with.
+        for j in (i, *reversed(range(i + 1, n))):
+            features2 = features1 if i == j else features(blocks[j])
             block = kernel(features1, features2)
-            row.append(block[: rows1.n_real(i), : rows2.n_real(j)])
+            upper[i, j] = block[: blocks.n_real(i), : blocks.n_real(j)]
             done += 1
             report(done, total)
-        rows.append(row)
-    return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows], axis=0)
+    return [
+        [upper[i, j] if i <= j else flip(upper[j, i]) for j in range(n)] for i in range(n)
+    ]
 
 
 class Blocks:
@@ -73,6 +104,8 @@ class Blocks:
         return -(-self._n // self._size)
 
     def __getitem__(self, i: int) -> Examples:
+        if len(self) == 1:
+            return self._x
         start = i * self._size
         index = np.minimum(np.arange(start, start + self._size), self._n - 1)
         return jtu.tree_map(lambda a: a[index], self._x)

@@ -24,11 +24,12 @@ from experiments.schema import (
     Config,
     ConfigError,
     Dynamics,
+    ModelConfig,
     NNGPConfig,
     ParameterizationConfig,
     ScaledConfig,
 )
-from experiments.tables import ALL_LAYERS, summary_column
+from experiments.tables import ALL_LAYERS, TEST, summary_column
 from experiments.trajectory import Trajectory
 
 
@@ -48,6 +49,8 @@ def run(config: Config, run_id: str) -> Results:
     """
     began = time.monotonic()
     jax.config.update("jax_enable_x64", config.precision.x64)
+    # Accelerators round products of float32 to fewer digits by default.
+    jax.config.update("jax_default_matmul_precision", "highest")
     dataset = datasets.build(config.dataset)
     _refuse_rank(config, dataset)
     x_train, y_train, x_test = (
@@ -75,6 +78,8 @@ def run(config: Config, run_id: str) -> Results:
         "largest_eigenvalue": float(largest),
         "stability_bound": bound,
     }
+    if isinstance(config.kernel, NNGPConfig):
+        summary |= _posterior(config, kernel, dataset, y_train, c)
     for network in kernel.networks:
         trainable = (
             eqx.is_inexact_array if network == ALL_LAYERS else models.readout_only(model)
@@ -106,25 +111,32 @@ def run(config: Config, run_id: str) -> Results:
 
 def _network(config: Config, dataset: Dataset) -> Callable[[Any], eqx.Module]:
     """Draws the configured network, in the configured parameterization, from a key."""
-    x, y = dataset.x_train[0], dataset.y_train[0]
-
-    def draw(key: Any) -> eqx.Module:
-        model = models.build(config.model, len(x), len(y), dataset.image_shape, key)
-        return _parameterized(config.parameterization, model, x, key)
-
-    return draw
+    shapes = (dataset.x_train.shape[1], dataset.y_train.shape[1], dataset.image_shape)
+    return lambda key: _draw(config.model, config.parameterization, *shapes, key)
 
 
-def _parameterized(
-    config: ParameterizationConfig, model: eqx.Module, x: np.ndarray, key: Any
+# Compiled, since drawing layer by layer costs more than what is done with small networks;
+# all seeds share the compilation.
+@eqx.filter_jit
+def _draw(
+    config: ModelConfig,
+    parameterization: ParameterizationConfig,
+    in_dim: int,
+    out_dim: int,
+    image_shape: tuple[int, int, int] | None,
+    key: Any,
 ) -> eqx.Module:
-    if not isinstance(config, ScaledConfig):
+    model = models.build(config, in_dim, out_dim, image_shape, key)
+    if not isinstance(parameterization, ScaledConfig):
         return model
-    example = jax.ShapeDtypeStruct(x.shape, jnp.result_type(float))
     return nt.parameterize(
-        model, example, key, config.scheme.name,
-        W_std=config.weight_variance**0.5, b_std=config.bias_variance**0.5,
-    )  # fmt: skip
+        model,
+        jax.ShapeDtypeStruct((in_dim,), jnp.result_type(float)),
+        key,
+        parameterization.scheme.name,
+        W_std=parameterization.weight_variance**0.5,
+        b_std=parameterization.bias_variance**0.5,
+    )
 
 
 def _predict(
@@ -151,6 +163,18 @@ def _predict(
         np.asarray(dynamics.train(when, f0_train)),
         np.asarray(dynamics.test(when, kernel.test_train, f0_train, f0_test)),
     )
+
+
+def _posterior(
+    config: Config, kernel: Kernels, dataset: Dataset, y_train: Array, c: float
+) -> dict[str, float]:
+    """The Gaussian process posterior mean on the test inputs, against their targets."""
+    flow = nt.predict.GradientFlow(kernel.train_train, y_train, c=c, ridge=config.ridge)
+    zeros = (jnp.zeros_like(y_train), jnp.zeros_like(dataset.y_test, y_train.dtype))
+    mean = np.asarray(flow.test(jnp.inf, kernel.test_train, *zeros))
+    found = {"posterior_rmse_test": float(np.sqrt(np.mean((mean - dataset.y_test) ** 2)))}
+    accuracy = dataset.accuracy(mean, TEST)
+    return found if accuracy is None else found | {"posterior_accuracy_test": float(accuracy)}
 
 
 class _Watch:

@@ -31,7 +31,9 @@ Dynamics = enum.Enum("Dynamics", ["descent", "flow"])
 LearningRateUnit = enum.Enum("LearningRateUnit", ["absolute", "stability_bound"])
 
 
-@dataclass
+# Models and parameterizations are hashable, for the sake of compilations that runs share;
+# nothing changes a config once it is typed.
+@dataclass(unsafe_hash=True)
 class ModelConfig:
     """What every model has."""
 
@@ -40,14 +42,14 @@ class ModelConfig:
     depth: int = between(1)  # number of hidden layers
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class MLPConfig(ModelConfig):
     """A fully connected network."""
 
     activation: Activation = MISSING
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class CNNConfig(ModelConfig):
     """Convolutions of stride one, then a mean over pixels or a flattening."""
 
@@ -56,14 +58,14 @@ class CNNConfig(ModelConfig):
     pooling: Pooling = MISSING
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class SirenConfig(ModelConfig):
     """A coordinate network: sine activations, the first with a frequency of its own."""
 
     omega: float = between(0, open_low=True)  # radians per unit of the coordinates
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class ResidualMLPConfig(ModelConfig):
     """`h + activation(W h)` in every hidden layer."""
 
@@ -138,14 +140,14 @@ class NNGPConfig(KernelConfig):
     n_samples: int = between(1)  # error falls as 1/sqrt(n_samples)
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class ParameterizationConfig:
     """How weights are drawn and multiplied; `equinox` leaves the model as it was built."""
 
     scheme: Scheme = MISSING
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class ScaledConfig(ParameterizationConfig):
     """A scheme of `equintk.parameterize`."""
 
@@ -315,6 +317,13 @@ def _out_of_range(node: Any, prefix: str) -> Iterator[str]:
 
 def _contradictions(config: Config) -> Iterator[str]:
     """One line for each pair of values that cannot go together."""
+    for group, choices in CHOICES.items():
+        node = getattr(config, group)
+        if choices.get(getattr(node, "name", ""), type(node)) is not type(node):
+            yield (
+                f"{group}.name={node.name} does not fit the other values of `{group}`. "
+                f"Type {group}={node.name}, which brings its own."
+            )
     if config.kernel.name == "nngp" and config.parameterization.scheme is not Scheme.ntk:
         yield (
             "kernel=nngp predicts the training of the last layer alone, whose tangent "

@@ -144,6 +144,20 @@ SUMMARY_COLUMNS = {
         "parameters^2 / loss",
         "largest stable learning rate",
     ),
+    "posterior_rmse_test": Column(
+        "float64",
+        "of the posterior mean of the Gaussian process, against the test targets; "
+        "kernel=nngp only",
+        "outputs",
+        "RMSE of the posterior mean",
+    ),
+    "posterior_accuracy_test": Column(
+        "float64",
+        "fraction of test examples that the posterior mean classifies right; "
+        "kernel=nngp only",
+        "1",
+        "accuracy of the posterior mean",
+    ),
     "seconds": Column("float64", "wall time of the run", "s", "seconds"),
 }
 

@@ -52,8 +52,13 @@ def nngp(
     _checks.positive_integer("batch_size", batch_size)
     x1, x2 = _inputs.pair(x1, x2)
 
+    checked = False
+
     def second_moment(model: Model) -> Array:
-        output_struct(model, _inputs.one_example(x1))
+        nonlocal checked
+        if not checked:
+            output_struct(model, _inputs.one_example(x1))
+            checked = True
         f1 = outputs(model, x1, batch_size)
         f2 = f1 if x2 is None else outputs(model, x2, batch_size)
         return _averaged_product(f1, f2)
