@@ -14,6 +14,7 @@ This file is the only place with rounding floors.
 """
 
 import abc
+import functools
 import math
 from typing import Any
 
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import finite, is_traced
+from ._checks import is_traced
 
 NOISE = 10.0
 
@@ -93,7 +94,7 @@ class Eigenbasis(eqx.Module):
         """Decompose the kernel.
 
         Args:
-            kernel: `(n, n)`. Asymmetry and negative eigenvalues within rounding, a
+            kernel: `(n, n)`, finite. Asymmetry and negative eigenvalues within rounding, a
                 multiple of the eps of its own dtype, are removed.
             shift: added to each eigenvalue: ridge / c.
 
@@ -103,7 +104,6 @@ class Eigenbasis(eqx.Module):
         """
         self.dtype = np.dtype(kernel.dtype)
         self.shift = shift
-        kernel = finite("k_train_train", kernel)
         if is_traced(kernel):
             kernel = jnp.asarray(kernel, np.promote_types(self.dtype, np.float32))
             self.kernel = (kernel + kernel.T) / 2
@@ -140,7 +140,7 @@ class Eigenbasis(eqx.Module):
             weight = _weights(
                 decay, values, self.shift, self._floor(values), times_kernel
             )
-            return vectors @ (weight[:, None] * (vectors.T @ residual))
+            return vectors @ (weight[:, None] * (vectors.T @ np.asarray(residual)))
         values, vectors, shift = (
             jnp.asarray(a, residual.dtype) for a in (values, vectors, self.shift)
         )
@@ -246,31 +246,30 @@ def _filtered_jvp(primals, tangents, *, floor, times_kernel):
         )
     given = {"floor": floor, "times_kernel": times_kernel}
     out = _filtered(*primals, **given)
-    t_out = jnp.zeros_like(out)
-    if t_residual is not None:
-        t_out += _filtered(kernel, values, vectors, shift, decay, t_residual, **given)
 
     values, vectors, shift = _once(kernel, shift, values, vectors)
+    weights = lambda decay: _weights(decay, values, shift, floor, times_kernel)
     along = _times(vectors.T, residual)
-    t_along = jnp.zeros_like(along)
+    moved = jnp.zeros_like(along)
+    if t_residual is not None:
+        moved += weights(decay)[:, None] * _times(vectors.T, t_residual)
     if jax.tree.leaves(t_decay):
-        weights = lambda d: _weights(d, values, shift, floor, times_kernel)
-        t_along += eqx.filter_jvp(weights, (decay,), (t_decay,))[1][:, None] * along
+        moved += eqx.filter_jvp(weights, (decay,), (t_decay,))[1][:, None] * along
     if t_shift is not None:
-        curve = _differences(decay, values, shift, floor, False)
-        power = values if times_kernel else jnp.ones_like(values)
-        t_along += (t_shift * power * jnp.diagonal(curve))[:, None] * along
+        curve = _differences(decay, values, shift, floor, times_kernel=False)
+        power = values if times_kernel else 1
+        moved += (t_shift * power * jnp.diagonal(curve))[:, None] * along
     if t_kernel is not None:
         # Daleckii and Krein: in the eigenbasis a function's derivative is the matrix of
         # its divided differences times the perturbation, entry by entry.
         rotated = _times(vectors.T, _times(t_kernel, vectors))
-        differences = _differences(decay, values, shift, floor, times_kernel)
-        t_along += _times(differences * rotated, along)
-    return out, t_out + _times(vectors, t_along)
+        moved += _times(_differences(decay, values, shift, **given) * rotated, along)
+    return out, _times(vectors, moved)
 
 
+@functools.partial(jax.jit, static_argnames="times_kernel")
 def _differences(
-    decay: Any, values: Any, shift: Any, floor: Any, times_kernel: bool
+    decay: Any, values: Any, shift: Any, floor: Any, *, times_kernel: bool
 ) -> Any:
     """Divided differences of w, or of lambda w, between all pairs of eigenvalues."""
     shifted = jnp.maximum(values + shift, 0)
@@ -310,15 +309,18 @@ def _curve(decay: Any, larger: Any, smaller: Any, slope: Any) -> Any:
 
 @eqx.filter_custom_jvp
 def _once(kernel, shift, values, vectors):
-    """The eigenbasis inside a first derivative, where it may not be perturbed again."""
+    """The eigenbasis inside a first derivative, where it may not be perturbed again.
+
+    Without this a second derivative would miss what moves the eigenbasis, silently.
+    """
     return values, vectors, shift
 
 
 @_once.def_jvp
 def _once_jvp(primals, tangents):
     raise NotImplementedError(
-        "Predictions have first derivatives with respect to the kernel and the ridge, "
-        "but not second ones: a function of a matrix has no simple one where "
+        "Predictions have first derivatives with respect to the kernel, the ridge and "
+        "c, but not second ones: a function of a matrix has no simple one where "
         "eigenvalues repeat."
     )
 

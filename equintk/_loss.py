@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 SCALES = {
     "sum": lambda n_train, out_size: 1.0,
@@ -12,7 +12,7 @@ SCALES = {
 }
 
 
-def loss_scale(name: str, y_train: Any) -> float:
+def loss_scale(name: Any, y_train: Any) -> float:
     """The constant `c` of the loss `L = (c/2) * sum (f - y)^2`, by the loss's name.
 
     Args:
@@ -34,7 +34,7 @@ def loss_scale(name: str, y_train: Any) -> float:
             f"{name!r}. The mean squared error without the half is "
             "`2 * loss_scale('mean', y_train)`."
         )
-    shape = tuple(y_train.shape) if hasattr(y_train, "shape") else jnp.shape(y_train)
+    shape = tuple(y_train.shape) if hasattr(y_train, "shape") else np.shape(y_train)
     if not shape or math.prod(shape) == 0:
         raise ValueError(
             "`y_train` must hold at least one target, with a first axis that counts "

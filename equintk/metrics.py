@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -64,8 +65,7 @@ def centred_alignment(k1: Any, k2: Any) -> Float[Array, ""]:
     """
     k1, k2 = _square("k1", k1), _square("k2", k2)
     _same_shape(k1, k2, ("k1", "k2"))
-    c1, c2 = _centred("k1", k1), _centred("k2", k2)
-    return _cosine(c1, c2)
+    return _cosine(_centred("k1", k1), _centred("k2", k2))
 
 
 def target_alignment(k: Any, y: Any) -> Float[Array, ""]:
@@ -86,8 +86,7 @@ def target_alignment(k: Any, y: Any) -> Float[Array, ""]:
             f"`y` must hold one target for each of the {len(k)} rows of `k`, of shape "
             f"({len(k)}, *out), but it has shape {y.shape}."
         )
-    y = _nonzero("y", y).reshape(len(y), -1)
-    return _cosine(_nonzero("k", k), jnp.matmul(y, y.T, precision="highest"))
+    return _cosine(_nonzero("k", k), _own_kernel(_nonzero("y", y)))
 
 
 def effective_rank(k: Any) -> Float[Array, ""]:
@@ -106,10 +105,7 @@ def effective_rank(k: Any) -> Float[Array, ""]:
 
     Source: R_0 in Bartlett, Long, Lugosi and Tsigler, arXiv:1906.11300, definition 3.
     """
-    k = _nonzero("k", _square("k", k))
-    scale = jnp.max(jnp.abs(k))
-    k = k / scale
-    return jnp.trace(k) ** 2 / jnp.sum(k * k)
+    return _spread(_nonzero("k", _square("k", k)))
 
 
 def max_learning_rate(
@@ -167,14 +163,35 @@ def _largest(kernel: Any) -> Any:
 
 def _relative(k: Array, reference: Array, names: tuple[str, str]) -> Array:
     _same_shape(k, reference, names)
-    reference = _nonzero(names[1], reference)
+    return _distance(k, _nonzero(names[1], reference))
+
+
+# Each is scaled by its largest entry: squares of large or small ones leave the range of
+# single precision.
+
+
+@jax.jit
+def _distance(k: Array, reference: Array) -> Array:
     scale = jnp.max(jnp.abs(reference))
     return _norm((k - reference) / scale) / _norm(reference / scale)
 
 
+@jax.jit
 def _cosine(a: Array, b: Array) -> Array:
     a, b = a / jnp.max(jnp.abs(a)), b / jnp.max(jnp.abs(b))
     return jnp.sum(a * b) / (_norm(a) * _norm(b))
+
+
+@jax.jit
+def _spread(k: Array) -> Array:
+    k = k / jnp.max(jnp.abs(k))
+    return jnp.trace(k) ** 2 / jnp.sum(k * k)
+
+
+@jax.jit
+def _own_kernel(y: Array) -> Array:
+    y = (y / jnp.max(jnp.abs(y))).reshape(len(y), -1)
+    return jnp.matmul(y, y.T, precision="highest")
 
 
 def _norm(a: Array) -> Array:
@@ -185,15 +202,22 @@ def _norm(a: Array) -> Array:
 
 
 def _centred(name: str, k: Array) -> Array:
-    centred = k - jnp.mean(k, 0, keepdims=True)
-    centred = centred - jnp.mean(centred, 1, keepdims=True)
-    left = rounding(len(k), k.dtype) * jnp.max(jnp.abs(k))
+    centred, nothing_left = _centre(k)
     return _refuse(
         centred,
-        jnp.max(jnp.abs(centred)) <= left,
+        nothing_left,
         f"`{name}` is constant up to rounding, so that centring leaves nothing to "
         "compare. Pass a kernel that tells inputs apart.",
     )
+
+
+@jax.jit
+def _centre(k: Array) -> tuple[Array, Array]:
+    """The kernel of centred features, and whether it is only rounding."""
+    centred = k - jnp.mean(k, 0, keepdims=True)
+    centred = centred - jnp.mean(centred, 1, keepdims=True)
+    floor = rounding(len(k), k.dtype) * jnp.max(jnp.abs(k))
+    return centred, jnp.max(jnp.abs(centred)) <= floor
 
 
 def _array(name: str, value: Any) -> Array:
@@ -229,10 +253,11 @@ def _same_shape(a: Array, b: Array, names: tuple[str, str]) -> None:
 
 def _nonzero(name: str, a: Array) -> Array:
     text = f"`{name}` holds only zeros, and nothing can be compared with it."
-    return _refuse(a, jnp.all(a == 0), text)
+    xp = jnp if _checks.is_traced(a) else np
+    return _refuse(a, xp.all(xp.asarray(a) == 0), text)
 
 
-def _refuse(value: Array, wrong: Array, text: str) -> Array:
+def _refuse(value: Array, wrong: Any, text: str) -> Array:
     if _checks.is_traced(wrong):
         return eqx.error_if(value, wrong, text)
     if wrong:

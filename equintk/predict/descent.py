@@ -1,5 +1,6 @@
 """Full-batch gradient descent on a squared loss: training in steps."""
 
+import math
 import warnings
 from typing import Any
 
@@ -188,7 +189,7 @@ class _Descent(AbstractDecay):
 def _power(base: Any, exponent: Any) -> Any:
     """base^exponent for numbers of at least 0, without overflow or NaN."""
     xp = base.__array_namespace__()
-    largest = float(xp.log(xp.finfo(base.dtype).max)) / 2
+    largest = math.log(float(xp.finfo(base.dtype).max)) / 2
     logarithm = exponent * xp.log(xp.where(base > 0, base, 1))
     power = xp.exp(xp.minimum(logarithm, largest))
     return xp.where(base > 0, power, xp.where(exponent == 0, 1, 0))

@@ -12,7 +12,7 @@ from .. import _checks
 from .._linalg import AbstractDecay, Eigenbasis, flatten_kernel
 
 DecayAt = Callable[[Any, Any], AbstractDecay]
-"""The decay of a residual at one time, for the loss's `c`."""
+"""The decay of a residual at one time, for the loss's `c`. A PyTree of its numbers."""
 
 
 class Problem(eqx.Module):
@@ -61,7 +61,7 @@ class Problem(eqx.Module):
     def train(self, decay_at: DecayAt, times: Any, f0_train: Any) -> Any:
         """Outputs on the training inputs at each time."""
         f0_train = self._outputs("f0_train", f0_train, len(self.y_train))
-        cast, dtype = self._precision(times, f0_train)
+        cast, dtype = self._precision(decay_at, times, f0_train)
         f0, residual = self._residual(cast, f0_train)
 
         def at(time: Any) -> Any:
@@ -84,7 +84,8 @@ class Problem(eqx.Module):
         n_test = len(k_test_train)
         f0_train = self._outputs("f0_train", f0_train, len(self.y_train))
         f0_test = self._outputs("f0_test", f0_test, n_test)
-        cast, dtype = self._precision(times, k_test_train, f0_train, f0_test)
+        arrays = (k_test_train, f0_train, f0_test)
+        cast, dtype = self._precision(decay_at, times, *arrays)
         _, residual = self._residual(cast, f0_train)
         f0, kernel = cast(f0_test), cast(k_test_train)
         if self.coupled:
@@ -104,11 +105,13 @@ class Problem(eqx.Module):
         n = 1 if self.coupled else len(residual)
         return f0, residual.reshape(-1, 1) if self.coupled else residual.reshape(n, -1)
 
-    def _precision(self, times: Any, *arrays: Any) -> tuple[Callable[[Any], Any], Any]:
+    def _precision(
+        self, decay_at: DecayAt, times: Any, *arrays: Any
+    ) -> tuple[Callable[[Any], Any], Any]:
         """How to bring arrays together, and the dtype of the result."""
         dtypes = [a.dtype for a in (self.y_train, *arrays)] + [self.basis.dtype]
         dtype = jax.dtypes.canonicalize_dtype(np.result_type(*dtypes))
-        if not _checks.is_traced(self, times, arrays):
+        if not _checks.is_traced(self, decay_at, times, arrays):
             return lambda a: np.asarray(a, np.float64), dtype
         wide = np.promote_types(dtype, np.float32)
         return lambda a: jnp.asarray(a, wide), dtype
