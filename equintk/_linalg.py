@@ -94,8 +94,8 @@ class Eigenbasis(eqx.Module):
         """Decompose the kernel.
 
         Args:
-            kernel: `(n, n)`, finite. Asymmetry and negative eigenvalues within rounding, a
-                multiple of the eps of its own dtype, are removed.
+            kernel: `(n, n)`, finite. Asymmetry and negative eigenvalues within
+                rounding, a multiple of the eps of its own dtype, are removed.
             shift: added to each eigenvalue: ridge / c.
 
         Raises:
