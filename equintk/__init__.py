@@ -1,4 +1,4 @@
-"""Neural tangent kernels, NNGP kernels and their training dynamics for Equinox modules."""
+"""Neural tangent and NNGP kernels, and their dynamics, for any Equinox module."""
 
 from . import metrics as metrics, predict as predict
 from ._empirical.monte_carlo import MonteCarlo as MonteCarlo, monte_carlo as monte_carlo

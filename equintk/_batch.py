@@ -51,7 +51,11 @@ def pairwise(
 
 
 def _rectangle(
-    features: Features, kernel: Kernel, blocks1: "Blocks", blocks2: "Blocks", report: Report
+    features: Features,
+    kernel: Kernel,
+    blocks1: "Blocks",
+    blocks2: "Blocks",
+    report: Report,
 ) -> list[list[Array]]:
     total = len(blocks1) * len(blocks2)
     rows = []
@@ -84,7 +88,8 @@ def _triangle(
             done += 1
             report(done, total)
     return [
-        [upper[i, j] if i <= j else flip(upper[j, i]) for j in range(n)] for i in range(n)
+        [upper[i, j] if i <= j else flip(upper[j, i]) for j in range(n)]
+        for i in range(n)
     ]
 
 

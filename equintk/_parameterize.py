@@ -1,11 +1,11 @@
-r"""How a model's weights are drawn and multiplied: the scalings of the width literature.
+r"""How a model's weights are drawn and multiplied, so that widths can be compared.
 
 A leaf with role "weight" and fan-in $n$, or role "bias", becomes multiplier × raw:
 
-| scheme   | weight: raw std     | weight: multiplier | bias: raw std | bias: multiplier |
-|----------|---------------------|--------------------|---------------|------------------|
-| ntk      | 1                   | W_std / sqrt(n)    | 1             | b_std            |
-| standard | W_std / sqrt(n)     | 1                  | b_std         | 1                |
+| scheme   | weight: raw std | weight: multiplier | bias: raw std | its multiplier |
+|----------|-----------------|--------------------|---------------|----------------|
+| ntk      | 1               | W_std / sqrt(n)    | 1             | b_std          |
+| standard | W_std / sqrt(n) | 1                  | b_std         | 1              |
 
 Source: Jacot, Gabriel and Hongler, arXiv:1806.07572, section 2; Sohl-Dickstein et al.,
 arXiv:2001.07301.
@@ -33,7 +33,10 @@ Scaling = tuple[float, float]
 
 SCHEMES: dict[str, tuple[Callable[..., Scaling], Callable[..., Scaling]]] = {
     "ntk": (lambda W_std, n: (1.0, W_std / math.sqrt(n)), lambda b_std: (1.0, b_std)),
-    "standard": (lambda W_std, n: (W_std / math.sqrt(n), 1.0), lambda b_std: (b_std, 1.0)),
+    "standard": (
+        lambda W_std, n: (W_std / math.sqrt(n), 1.0),
+        lambda b_std: (b_std, 1.0),
+    ),
 }
 
 
@@ -86,14 +89,15 @@ def parameterize(
         x: **one** example, without a batch axis (or `jax.ShapeDtypeStruct`s); only its
             shape is read.
         key: draws the raw parameters.
-        scheme: `"ntk"` or `"standard"`; both have weights of variance `W_std² / fan-in`
-            and biases of variance `b_std²`, but gradients of different scale. In `"ntk"`
-            the tangent kernel has a limit at infinite width, in `"standard"` it grows.
+        scheme: `"ntk"` or `"standard"`; both have weights of variance `W_std²/fan-in`
+            and biases of variance `b_std²`, but gradients of different scale. In
+            `"ntk"` the tangent kernel has a limit at infinite width, in `"standard"` it
+            grows.
         W_std: standard deviation of a weight times the root of its fan-in.
         b_std: standard deviation of a bias.
         roles: the path of a leaf below the model, such as `".scale"`, and its role:
-            a weight's fan-in as an integer, `"bias"`, or `"gain"`. It overrides what the
-            layer types say. Gains, which normalisation layers have, keep their start.
+            a weight's fan-in as an integer, `"bias"`, or `"gain"`. It overrides what
+            the layer types say. Gains, as normalisation layers have, keep their start.
 
     Returns:
         A module of the same signature. `nt.ntk` of it is the kernel by its raw
@@ -105,7 +109,8 @@ def parameterize(
     """
     if scheme not in SCHEMES:
         raise ValueError(
-            f"`scheme` must be one of {', '.join(map(repr, SCHEMES))}, but it is {scheme!r}."
+            f"`scheme` must be one of {', '.join(map(repr, SCHEMES))}, but it is "
+            f"{scheme!r}."
         )
     _checks.non_negative("W_std", W_std)
     _checks.non_negative("b_std", b_std)

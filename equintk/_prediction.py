@@ -1,6 +1,7 @@
 """What a network's own tangent kernel predicts: a kernel handed to gradient flow."""
 
 import math
+from typing import Any
 
 from jaxtyping import Array, Float
 
@@ -10,7 +11,15 @@ from ._empirical.outputs import outputs
 from ._empirical.sketch import averaged_product, coupled_product, ntk_features
 from ._parameters import output_struct, partition
 from ._types import (
-    Examples, Integer, Key, Model, Number, Progress, Targets, Times, Trainable,
+    Examples,
+    Integer,
+    Key,
+    Model,
+    Number,
+    Progress,
+    Targets,
+    Times,
+    Trainable,
 )  # fmt: skip
 from .predict.flow import GradientFlow, flow_times
 from .predict.problem import array
@@ -33,7 +42,7 @@ def ntk_predict(
     """Outputs on `x_test` after training for flow time `t`, predicted from the kernel.
 
     Exact for the network linearised about its parameters, under gradient flow on
-    `(c/2) * sum (f - y)² + ridge/2 * |theta - theta_0|²`, from the network's own outputs.
+    `(c/2) * sum (f - y)² + ridge/2 * |theta - theta_0|²`, from its own outputs.
 
     Args:
         model: an `equinox.Module` that maps one example to one array of any rank.
@@ -53,8 +62,9 @@ def ntk_predict(
         `(n_test, *out)`, with a time axis in front where `t` holds several times.
 
     Raises:
-        ValueError: for a model or inputs that `ntk` refuses, targets that are not of the
-            outputs' shape, and a negative `t` or `ridge`, before anything is computed.
+        ValueError: for a model or inputs that `ntk` refuses, targets that are not of
+            the outputs' shape, and a negative `t` or `ridge`; before anything is
+            computed.
 
     Cost: the kernels, and one eigendecomposition of order `(n_train * out_size)³`.
 
@@ -137,22 +147,22 @@ def _check(
     ridge: Number,
     c: Number,
     trainable: Trainable,
-) -> tuple[Examples, Array, Examples]:
+) -> tuple[Examples, Any, Examples]:
     """Inputs and targets as arrays; every refusal comes before the first kernel."""
     x_train, x_test = _inputs.pair(x_train, x_test, ("x_train", "x_test"))
     partition(model, trainable)
     out = output_struct(model, _inputs.one_example(x_train)).shape
-    y_train = array("y_train", y_train)
+    targets: Any = array("y_train", y_train)
     needed = (_inputs.count(x_train), *out)
-    if y_train.shape != needed:
+    if targets.shape != needed:
         hint = ""
-        if y_train.size == math.prod(needed):
+        if targets.size == math.prod(needed):
             hint = f" Type `y_train.reshape({needed})`."
         raise ValueError(
-            f"`y_train` must hold one target of the shape of an output for each example "
-            f"of `x_train`, {needed}, but it has shape {y_train.shape}.{hint}"
+            "`y_train` must hold one target, of the shape of an output, for each "
+            f"example of `x_train`: {needed}. But it has shape {targets.shape}.{hint}"
         )
     _checks.non_negative("ridge", ridge)
     _checks.positive("c", c)
     flow_times(t)
-    return x_train, y_train, x_test
+    return x_train, targets, x_test

@@ -1,4 +1,4 @@
-"""Progress of long computations: plain lines on stderr, or the caller's own function."""
+"""Progress of long computations: lines on stderr, or the caller's own function."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 
 def reporter(progress: Progress, what: str) -> Callable[[int, int], object]:
-    """A function of (done, total); lines come at most every two seconds and at the end."""
+    """A function of (done, total); prints at most every two seconds and at the end."""
     if callable(progress):
         return progress
     if not progress:

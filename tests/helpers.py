@@ -15,7 +15,7 @@ import numpy as np
 
 
 def tolerance(dtype, factor=1e4):
-    """The relative tolerance of every comparison: a multiple of the dtype's rounding."""
+    """The relative tolerance of comparisons: a multiple of the dtype's rounding."""
     return factor * float(jnp.finfo(dtype).eps)
 
 
@@ -32,7 +32,7 @@ def assert_close(got, expected, rtol=None):
 
 
 def brute_force_full(model, x1, x2=None, trainable=eqx.is_inexact_array):
-    """`(n1, n2, *out, *out)` from float64 Jacobians, one example and one output at a time."""
+    """`(n1, n2, *out, *out)` from float64 gradients, one output at a time."""
     params, static = eqx.partition(model, trainable)
     params = jtu.tree_map(lambda p: jnp.asarray(p, jnp.float64), params)
     # Constants too: a constant in float32 would round what float64 should not.
@@ -60,7 +60,9 @@ def brute_force_full(model, x1, x2=None, trainable=eqx.is_inexact_array):
         return jnp.concatenate([j.reshape(j.shape[0], -1) for j in jacobian], axis=1)
 
     def wide(x):
-        return jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return (
+            jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        )
 
     j1 = np.stack([rows(wide(x)) for x in x1])
     j2 = j1 if x2 is None else np.stack([rows(wide(x)) for x in x2])
@@ -156,7 +158,9 @@ class Recurrent(eqx.Module):
         self.readout = eqx.nn.Linear(4, "scalar", key=k2)
 
     def __call__(self, xs):
-        h, _ = jax.lax.scan(lambda h, x: (self.cell(x, h), None), jnp.zeros(4, xs.dtype), xs)
+        h, _ = jax.lax.scan(
+            lambda h, x: (self.cell(x, h), None), jnp.zeros(4, xs.dtype), xs
+        )
         return self.readout(h)
 
 
@@ -209,8 +213,8 @@ def _all_but_the_first_layer(model):
 def reference(name):
     """A case of the zoo with its brute-force kernels, computed once for all tests.
 
-    Returns its model, mask, inputs of 5 and 3 examples, and the full kernels of the first
-    with itself and with the second.
+    Returns its model, mask, inputs of 5 and 3 examples, and the full kernels of the
+    first with itself and with the second.
     """
     case = ZOO[name]
     k1, k2, k3 = jr.split(jr.key(zlib.crc32(name.encode())), 3)
@@ -225,7 +229,8 @@ ZOO = {
         lambda key: eqx.nn.MLP(3, "scalar", 5, 1, activation=jnp.tanh, key=key), (3,)
     ),
     "mlp": Case(
-        lambda key: eqx.nn.MLP(3, 3, 8, 2, activation=jax.scipy.special.erf, key=key), (3,)
+        lambda key: eqx.nn.MLP(3, 3, 8, 2, activation=jax.scipy.special.erf, key=key),
+        (3,),
     ),
     "cnn with pooling": Case(ConvNet, (2, 6, 6)),
     "residual mlp, shared weights": Case(ResidualMLP, (3,)),

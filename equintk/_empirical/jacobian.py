@@ -61,9 +61,7 @@ def _sum_over_leaves(
         # Sums run in float32 at least: half precision keeps three digits of a long sum.
         wide = jnp.promote_types(dtype, jnp.float32)
     kernel = sum(
-        jnp.einsum(
-            contraction, a, b, precision=precision, preferred_element_type=wide
-        )
+        jnp.einsum(contraction, a, b, precision=precision, preferred_element_type=wide)
         for a, b in zip(one, two, strict=True)
     )
     return jnp.asarray(kernel, dtype)

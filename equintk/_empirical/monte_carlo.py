@@ -52,8 +52,8 @@ def monte_carlo(
         progress: `True` for lines on stderr, or a function of (draws done, draws).
 
     Raises:
-        ValueError: if `model_fn` or `kernel` is no function, `n_samples` is not positive
-            and increasing, or a draw gives NaN or infinity.
+        ValueError: if `model_fn` or `kernel` is no function, `n_samples` is not
+            positive and increasing, or a draw gives NaN or infinity.
 
     Holds the mean and the sum of squares, whatever the number of draws. Sums are
     updated by Welford's recurrence, so that a small spread about a large mean survives.
@@ -64,7 +64,7 @@ def monte_carlo(
         if not callable(function):
             raise ValueError(
                 f"`{name}` must be a function, but it is {type(function).__name__}. "
-                "Type `monte_carlo(lambda model: nt.ntk(model, x), model_fn, key, 100)`."
+                "Type `monte_carlo(lambda m: nt.ntk(m, x), model_fn, key, 100)`."
             )
     _inputs.random_key(key)
     counts = _counts(n_samples)
@@ -88,7 +88,9 @@ def monte_carlo(
 
 
 @jax.jit
-def _welford(mean: PyTree, squares: PyTree, draw: PyTree, n: Any) -> tuple[PyTree, PyTree]:
+def _welford(
+    mean: PyTree, squares: PyTree, draw: PyTree, n: Any
+) -> tuple[PyTree, PyTree]:
     new_mean = jtu.tree_map(lambda m, d: m + (d - m) / n.astype(m.dtype), mean, draw)
     new_squares = jtu.tree_map(
         lambda s, m, new, d: s + (d - m) * (d - new), squares, mean, new_mean, draw

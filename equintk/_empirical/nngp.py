@@ -5,7 +5,6 @@ $$K(x, x') = E_\theta[f_\theta(x) f_\theta(x')]$$
 Source: Lee et al., arXiv:1711.00165; Matthews et al., arXiv:1804.11271.
 """
 
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float

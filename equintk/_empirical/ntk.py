@@ -77,7 +77,7 @@ def ntk_per_output(
     precision: Text = "highest",
     progress: Progress = False,
 ) -> Float[Array, "n1 n2 *out"]:
-    """Empirical NTK of each output with itself: the diagonal of `ntk_full` over outputs.
+    """Empirical NTK of each output with itself: `ntk_full`'s diagonal over outputs.
 
     Arguments, errors and memory as `ntk`; `[i, j, a]` couples output `a` at `x1[i]` to
     the same output at `x2[j]`.
@@ -153,7 +153,7 @@ def finite_kernel(kernel: Any) -> Any:
             f"The kernel has {int(bad.sum())} entries that are NaN or infinite, the "
             f"first at {where[:2]}: the model or its derivative by a parameter is not "
             "finite at one of these examples. Look for a division by zero, `sqrt` or "
-            "`norm` at zero, or an overflow; `jax.config.update('jax_debug_nans', True)` "
-            "shows where."
+            "`norm` at zero, or an overflow; to see where, type "
+            "`jax.config.update('jax_debug_nans', True)`."
         )
     return kernel

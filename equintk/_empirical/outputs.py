@@ -9,7 +9,7 @@ from .._batch import Blocks
 from .._types import Examples, Model
 
 
-def outputs(model: Model, x: Examples, batch_size: int) -> Float[Array, "n *out"]:
+def outputs(model: Model, x: Examples, batch_size: int) -> Float[Array, " n *out"]:
     """`model` on each example of `x`; at most `batch_size` at a time."""
     blocks = Blocks(x, batch_size)
     parts = [

@@ -1,8 +1,8 @@
 r"""The tangent kernel estimated from Gaussian projections of the parameter gradients.
 
-With $R$ of independent standard normal entries, $E[J R R^T J'^T] / m = J J'^T$. A column
-of $R$ is drawn when it is needed, from its own key, and used as the direction of one
-forward-mode derivative; neither $R$ nor a Jacobian is ever stored.
+With $R$ of independent standard normal entries, $E[J R R^T J'^T] / m = J J'^T$. A
+column of $R$ is drawn when it is needed, from its own key, and used as the direction of
+one forward-mode derivative; neither $R$ nor a Jacobian is ever stored.
 """
 
 from typing import Any

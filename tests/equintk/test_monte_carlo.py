@@ -1,4 +1,4 @@
-"""Averages over initialisations: mean, standard error, running means; the NNGP kernel."""
+"""Averages over initialisations, their standard errors, and the NNGP kernel."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import equintk as nt
-
 from tests.helpers import assert_close, relative_error
 
 X = np.linspace(-1, 1, 12).reshape(4, 3)
@@ -67,7 +66,10 @@ def test_the_nngp_is_unbiased(getkey):
     exact = 1.5**2 * X @ X.T / 3 + 0.1**2
     key = getkey()
     estimate = nt.monte_carlo(
-        lambda m: jnp.outer(jax.vmap(m)(X)[:, 0], jax.vmap(m)(X)[:, 0]), linear_network, key, 300
+        lambda m: jnp.outer(jax.vmap(m)(X)[:, 0], jax.vmap(m)(X)[:, 0]),
+        linear_network,
+        key,
+        300,
     )
     assert_close(nt.nngp(linear_network, key, X, n_samples=300), estimate.mean)
     assert np.max(np.abs((estimate.mean - exact) / estimate.standard_error)) < 4.5
@@ -97,14 +99,18 @@ def test_the_error_of_the_nngp_follows_its_law(getkey):
 
 @pytest.mark.parametrize("n_samples", [0, -1, 2.5, [], [3, 3], [5, 2], "many"])
 def test_sample_counts_must_be_positive_and_increasing(n_samples, getkey):
-    with pytest.raises(ValueError, match="`n_samples` must be a positive integer or an incr"):
+    with pytest.raises(
+        ValueError, match="`n_samples` must be a positive integer or an incr"
+    ):
         nt.monte_carlo(lambda m: nt.ntk(m, X), build, getkey(), n_samples)
 
 
 def test_bad_input_is_refused_with_what_to_type(getkey):
     with pytest.raises(ValueError, match="`model_fn` must be a function"):
         nt.monte_carlo(lambda m: nt.ntk(m, X), None, getkey(), 2)
-    with pytest.raises(ValueError, match="`kernel` must be a function.*monte_carlo\\(lambda"):
+    with pytest.raises(
+        ValueError, match="`kernel` must be a function.*monte_carlo\\(lambda"
+    ):
         nt.monte_carlo(jnp.ones(3), build, getkey(), 2)
     with pytest.raises(ValueError, match="draw 0.*non-finite"):
         nt.monte_carlo(lambda m: jnp.nan * nt.ntk(m, X), build, getkey(), 2)

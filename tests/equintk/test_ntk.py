@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import equintk as nt
-
 from tests.helpers import (
     ZOO,
     assert_close,
@@ -64,7 +63,9 @@ def test_half_precision_is_summed_in_float32(getkey):
     got = nt.ntk(model, x)
     assert got.dtype == jnp.bfloat16
     expected = average_of(brute_force_full(model, x))
-    assert relative_error(got.astype(float), expected) < 8 * float(jnp.finfo(got.dtype).eps)
+    assert relative_error(got.astype(float), expected) < 8 * float(
+        jnp.finfo(got.dtype).eps
+    )
 
 
 def test_any_batch_size_gives_the_same_kernel(member):
@@ -72,7 +73,9 @@ def test_any_batch_size_gives_the_same_kernel(member):
     model, mask, x1, x2, k11, k12 = reference("mlp")
     for other, expected in ((x2, k12), (None, k11)):
         for batch_size in (1, 3, 4, 5, 100):
-            assert_close(kernel(model, x1, other, batch_size=batch_size), part(expected))
+            assert_close(
+                kernel(model, x1, other, batch_size=batch_size), part(expected)
+            )
 
 
 @pytest.mark.parametrize("name", ["scalar output", "mlp", "matrix output, raw arrays"])
@@ -174,7 +177,9 @@ def test_running_statistics_are_no_parameters(getkey):
         def __call__(self, x):
             return self.norm(x, self.state)[0]
 
-    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, axis_name="batch", mode="ema")
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(
+        3, axis_name="batch", mode="ema"
+    )
     model = Batchnormed(eqx.nn.inference_mode(norm), state)
     x = jr.normal(getkey(), (4, 3))
     # Outputs are gain * normalised x + bias, and start with gain one and bias zero.
@@ -199,7 +204,10 @@ X = np.ones((2, 3))
     ("call", "text"),
     [
         (lambda m: nt.ntk(m, np.ones((2, 4))), "without a batch axis, of shape"),
-        (lambda m: nt.ntk(m, X, np.ones((2, 4))), r"examples of one shape.*pass\s`x\[None\]`"),
+        (
+            lambda m: nt.ntk(m, X, np.ones((2, 4))),
+            r"examples of one shape.*pass\s`x\[None\]`",
+        ),
         (lambda m: nt.ntk(m, np.ones(())), r"For a single example pass `x\[None\]`"),
         (lambda m: nt.ntk(m, X[:0]), "`x1` is empty"),
         (lambda m: nt.ntk(m, X * np.nan), "`x1`.*non-finite"),

@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 
 import equintk as nt
-
 from tests.helpers import ZOO, assert_close
 
 LAYERS = {
     "Linear": (eqx.nn.Linear(400, 300, key=jr.key(0)), (400,), 400),
     "Conv1d": (eqx.nn.Conv1d(20, 60, 5, key=jr.key(0)), (20, 9), 100),
-    "Conv2d, groups": (eqx.nn.Conv2d(20, 60, 3, groups=2, key=jr.key(0)), (20, 9, 9), 90),
-    "ConvTranspose2d": (eqx.nn.ConvTranspose2d(20, 60, 3, key=jr.key(0)), (20, 5, 5), 180),
+    "Conv2d, groups": (
+        eqx.nn.Conv2d(20, 60, 3, groups=2, key=jr.key(0)),
+        (20, 9, 9),
+        90,
+    ),
+    "ConvTranspose2d": (
+        eqx.nn.ConvTranspose2d(20, 60, 3, key=jr.key(0)),
+        (20, 5, 5),
+        180,
+    ),
     "Embedding": (eqx.nn.Embedding(100, 300, key=jr.key(0)), (), 1),
 }
 
@@ -32,7 +39,9 @@ def test_effective_weights_have_variance_w_over_fan_in(name, scheme, getkey):
     raw_variance = 1.0 if scheme == "ntk" else 1.5**2 / fan_in
     assert abs(jnp.var(raw) / raw_variance - 1) < 5 * np.sqrt(2 / n)
     if getattr(layer, "bias", None) is not None:
-        assert abs(jnp.std(got.effective.bias) / 0.3 - 1) < 5 / np.sqrt(2 * layer.bias.size)
+        assert abs(jnp.std(got.effective.bias) / 0.3 - 1) < 5 / np.sqrt(
+            2 * layer.bias.size
+        )
 
 
 @pytest.mark.parametrize("cell", [eqx.nn.GRUCell, eqx.nn.LSTMCell])
@@ -51,7 +60,9 @@ def test_recurrent_cells_have_two_fan_ins(cell, getkey):
     assert got.multipliers.cell.bias == 0.0
 
 
-def test_the_ntk_of_a_deep_network_does_not_grow_with_width_only_in_the_ntk_scheme(getkey):
+def test_the_ntk_of_a_deep_network_does_not_grow_with_width_only_in_the_ntk_scheme(
+    getkey,
+):
     x = jr.normal(getkey(), (3, 5))
 
     def trace(width, scheme):
@@ -66,7 +77,9 @@ def test_the_ntk_of_a_deep_network_does_not_grow_with_width_only_in_the_ntk_sche
 def test_both_schemes_draw_the_same_function(getkey):
     key, x = getkey(), jr.normal(getkey(), (3,))
     model = ZOO["mlp"].model(getkey())
-    one, two = (nt.parameterize(model, x, key, s, W_std=1.3) for s in ("ntk", "standard"))
+    one, two = (
+        nt.parameterize(model, x, key, s, W_std=1.3) for s in ("ntk", "standard")
+    )
     assert_close(one(x), two(x))
 
 
@@ -81,10 +94,14 @@ def test_the_result_is_a_module_of_the_same_signature(case, getkey):
     scaled = nt.parameterize(model, x[0], getkey(), W_std=1.2, b_std=0.1)
     assert scaled(x[0]).shape == model(x[0]).shape
     assert nt.ntk(scaled, x).dtype == jnp.float32
-    same = jax.tree_util.tree_structure(model) == jax.tree_util.tree_structure(scaled.module)
+    same = jax.tree_util.tree_structure(model) == jax.tree_util.tree_structure(
+        scaled.module
+    )
     assert same
     # Multipliers are constants: the parameters are those of the module.
-    count = lambda tree: len(jax.tree_util.tree_leaves(eqx.filter(tree, eqx.is_inexact_array)))
+    count = lambda tree: len(
+        jax.tree_util.tree_leaves(eqx.filter(tree, eqx.is_inexact_array))
+    )
     assert count(scaled) == count(model)
 
 
@@ -115,11 +132,17 @@ def test_parameterizing_again_starts_from_the_module(getkey):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"scheme": "mpu"}, "`scheme` must be one of 'ntk', 'standard', but it is 'mpu'"),
+        (
+            {"scheme": "mpu"},
+            "`scheme` must be one of 'ntk', 'standard', but it is 'mpu'",
+        ),
         ({"W_std": -1.0}, "`W_std` must"),
         ({"b_std": float("nan")}, "`b_std` must"),
         ({"key": 3}, "`key` must be one JAX random key"),
-        ({"roles": {".wieght": 3}}, "names '.wieght', which is no parameter.*'.weight'"),
+        (
+            {"roles": {".wieght": 3}},
+            "names '.wieght', which is no parameter.*'.weight'",
+        ),
         ({"roles": {".weight": "wide"}}, "must be a weight's fan-in"),
         ({"x": jnp.ones((7, 4))}, "without a batch axis, of shape \\(7, 4\\)"),
     ],
@@ -136,7 +159,9 @@ def test_bad_input_is_refused_with_what_to_type(arguments, text, getkey):
 
 def test_a_parameter_without_a_role_is_named_by_its_path(getkey):
     model = ZOO["matrix output, raw arrays"].model(getkey())
-    with pytest.raises(ValueError, match=r"`model\.w` sits in no layer.*roles=\{'\.w': 64\}"):
+    with pytest.raises(
+        ValueError, match=r"`model\.w` sits in no layer.*roles=\{'\.w': 64\}"
+    ):
         nt.parameterize(model, jnp.ones(3), getkey())
 
 

@@ -1,4 +1,4 @@
-"""Predictions from a network's own kernel against the network linearised and trained."""
+"""Predictions from a network's own kernel, and the network linearised and trained."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,6 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import expm
 
 import equintk as nt
-
 from tests.helpers import assert_close, relative_error
 
 N, M, OUT = 5, 4, 3
@@ -64,13 +63,17 @@ def test_the_loss_scale_slows_time(problem):
 def test_the_end_of_training_is_kernel_regression(problem, ridge):
     model, x_train, y, x_test = problem
     k_tt, k_st = (
-        np.asarray(nt.ntk_full(model, x, x_train)).transpose(0, 2, 1, 3).reshape(len(x) * OUT, -1)
+        np.asarray(nt.ntk_full(model, x, x_train))
+        .transpose(0, 2, 1, 3)
+        .reshape(len(x) * OUT, -1)
         for x in (x_train, x_test)
     )
     f0, f0_test = (np.asarray(jax.vmap(model)(x)).ravel() for x in (x_train, x_test))
     solved = np.linalg.solve(k_tt + ridge * np.eye(N * OUT), np.asarray(y).ravel() - f0)
     expected = (f0_test + k_st @ solved).reshape(M, OUT)
-    assert relative_error(nt.ntk_predict(*problem, jnp.inf, ridge=ridge), expected) < 1e-8
+    assert (
+        relative_error(nt.ntk_predict(*problem, jnp.inf, ridge=ridge), expected) < 1e-8
+    )
 
 
 def test_a_network_that_is_really_trained_follows_its_prediction(getkey):
@@ -85,14 +88,18 @@ def test_a_network_that_is_really_trained_follows_its_prediction(getkey):
     @jax.jit
     def step(params):
         loss = lambda p: 0.5 * jnp.sum((jax.vmap(eqx.combine(p, static))(x) - y) ** 2)
-        return jax.tree.map(lambda p, g: p - learning_rate * g, params, jax.grad(loss)(params))
+        return jax.tree.map(
+            lambda p, g: p - learning_rate * g, params, jax.grad(loss)(params)
+        )
 
     for _ in range(50):
         params = step(params)
     trained = jax.vmap(eqx.combine(params, static))(x)
     predicted = nt.ntk_predict(model, x, y, x, 50 * learning_rate, ridge=0.0)
     assert jnp.linalg.norm(trained - start) > 0.3 * jnp.linalg.norm(y - start)
-    assert jnp.linalg.norm(trained - predicted) < 0.05 * jnp.linalg.norm(trained - start)
+    assert jnp.linalg.norm(trained - predicted) < 0.05 * jnp.linalg.norm(
+        trained - start
+    )
 
 
 def test_times_may_be_a_number_a_list_or_an_array(problem):
@@ -109,7 +116,10 @@ def test_uncoupled_prediction_uses_the_averaged_kernel(problem):
     model, x_train, y, x_test = problem
     flow = nt.predict.GradientFlow(nt.ntk(model, x_train), y, ridge=0.1)
     expected = flow.test(
-        1.0, nt.ntk(model, x_test, x_train), jax.vmap(model)(x_train), jax.vmap(model)(x_test)
+        1.0,
+        nt.ntk(model, x_test, x_train),
+        jax.vmap(model)(x_train),
+        jax.vmap(model)(x_test),
     )
     assert_close(nt.ntk_predict(*problem, 1.0, ridge=0.1, coupled=False), expected)
 
@@ -123,12 +133,21 @@ def test_scalar_outputs_need_no_output_axis(getkey):
 
 
 def test_float32_predictions_are_right_to_1e4_and_stay_float32(getkey):
-    model = eqx.nn.MLP(3, OUT, 16, 2, activation=jnp.tanh, dtype=jnp.float32, key=getkey())
-    x, y = jr.normal(getkey(), (N, 3), jnp.float32), jr.normal(getkey(), (N, OUT), jnp.float32)
-    wide = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, model)
+    model = eqx.nn.MLP(
+        3, OUT, 16, 2, activation=jnp.tanh, dtype=jnp.float32, key=getkey()
+    )
+    x, y = (
+        jr.normal(getkey(), (N, 3), jnp.float32),
+        jr.normal(getkey(), (N, OUT), jnp.float32),
+    )
+    wide = jax.tree.map(
+        lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, model
+    )
     got = nt.ntk_predict(model, x, y, x, 1.0, ridge=0.1)
     assert got.dtype == jnp.float32
-    expected = nt.ntk_predict(wide, x.astype(float), y.astype(float), x.astype(float), 1.0, ridge=0.1)
+    expected = nt.ntk_predict(
+        wide, x.astype(float), y.astype(float), x.astype(float), 1.0, ridge=0.1
+    )
     assert relative_error(got, expected) < 1e-4
 
 
@@ -142,7 +161,9 @@ def test_predictions_work_under_jit_and_have_gradients(problem):
     assert_close(jnp.sum(jax.grad(total)(y)), difference, rtol=1e-6)
 
 
-def test_random_projections_approach_the_exact_prediction_from_one_draw(problem, getkey):
+def test_random_projections_approach_the_exact_prediction_from_one_draw(
+    problem, getkey
+):
     # With its own draw for each block the prediction would not come near at the end.
     exact = nt.ntk_predict(*problem, [1.0, jnp.inf], ridge=1e-3)
     errors = []
@@ -165,9 +186,15 @@ def test_random_projections_interpolate_the_training_targets(problem, coupled, g
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"y_train": np.ones((4, 3))}, r"`y_train`.*\(5, 3\).*but it has shape \(4, 3\)"),
+        (
+            {"y_train": np.ones((4, 3))},
+            r"`y_train`.*\(5, 3\).*But it has shape \(4, 3\)",
+        ),
         ({"y_train": np.ones(15)}, r"Type `y_train.reshape\(\(5, 3\)\)`"),
-        ({"x_test": np.ones((2, 4))}, "`x_train` and `x_test` must hold examples of one sh"),
+        (
+            {"x_test": np.ones((2, 4))},
+            "`x_train` and `x_test` must hold examples of one sh",
+        ),
         ({"t": -1.0}, "`t` must be a time of at least 0"),
         ({"t": [0.1, np.nan]}, "`t` must be a time of at least 0"),
         ({"ridge": -1e-6}, "`ridge` must be a finite number at least 0"),
@@ -177,12 +204,18 @@ def test_random_projections_interpolate_the_training_targets(problem, coupled, g
         ({"model": lambda x: x}, "no parameters.*Module` itself"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_computed(change, text, problem, getkey):
+def test_bad_input_is_refused_before_anything_is_computed(
+    change, text, problem, getkey
+):
     model, x_train, y_train, x_test = problem
     arguments = {
-        "model": model, "x_train": x_train, "y_train": y_train, "x_test": x_test, "t": 1.0,
+        "model": model,
+        "x_train": x_train,
+        "y_train": y_train,
+        "x_test": x_test,
+        "t": 1.0,
         **change,
-    }  # fmt: skip
+    }
     computed = []
     watch = lambda done, total: computed.append(done)
     with pytest.raises(ValueError, match=f"(?s){text}"):

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import equintk as nt
-
 from tests.helpers import ZOO, assert_close, average_of, reference, relative_error
-
 
 CASES = ["scalar output", "cnn with pooling", "attention over tokens", "frozen layer"]
 
@@ -33,7 +31,9 @@ def test_all_blocks_and_both_sides_share_one_draw(case, getkey):
     model, _, x, *_ = case
     key = getkey()
     whole = nt.mc_ntk(model, key, x, proj_dim=6, batch_size=2)
-    assert_close(nt.mc_ntk(model, key, x[:2], x[2:], proj_dim=6, batch_size=2), whole[:2, 2:])
+    assert_close(
+        nt.mc_ntk(model, key, x[:2], x[2:], proj_dim=6, batch_size=2), whole[:2, 2:]
+    )
 
 
 def test_a_larger_projection_extends_the_same_draw(getkey):
@@ -48,7 +48,9 @@ def test_a_larger_projection_extends_the_same_draw(getkey):
 def test_features_contract_to_the_kernel(case, getkey):
     model, _, x1, x2, *_ = case
     key = getkey()
-    z1, z2 = (nt.ntk_features(model, key, x, proj_dim=6, batch_size=2) for x in (x1, x2))
+    z1, z2 = (
+        nt.ntk_features(model, key, x, proj_dim=6, batch_size=2) for x in (x1, x2)
+    )
     rest = tuple(range(1, z1.ndim))
     contracted = jnp.tensordot(z1, z2, axes=(rest, rest))
     assert_close(nt.mc_ntk(model, key, x1, x2, proj_dim=6, batch_size=2), contracted)
@@ -76,7 +78,9 @@ def test_the_error_over_64_keys_follows_its_law_within_10_percent(proj_dim, getk
     effective_rank = jnp.trace(exact) ** 2 / jnp.sum(exact**2)
     assert effective_rank >= 8
     keys = jr.split(getkey(), 64)
-    squares = [relative_error(nt.mc_ntk(model, k, x, None, proj_dim), exact) ** 2 for k in keys]
+    squares = [
+        relative_error(nt.mc_ntk(model, k, x, None, proj_dim), exact) ** 2 for k in keys
+    ]
     law = np.sqrt((1 + effective_rank) / proj_dim)
     assert 0.9 < np.sqrt(np.mean(squares)) / law < 1.1
 
@@ -102,7 +106,9 @@ def test_float32_stays_float32(getkey):
 def test_no_matrix_of_parameters_times_projections_is_held(getkey):
     # 4.2 million parameters and 200 directions would be 3.4 GB; a chunk is far less.
     model = eqx.nn.MLP(4, 1, 2048, 2, dtype=jnp.float32, key=getkey())
-    n_params = sum(a.size for a in jax.tree_util.tree_leaves(eqx.filter(model, eqx.is_array)))
+    n_params = sum(
+        a.size for a in jax.tree_util.tree_leaves(eqx.filter(model, eqx.is_array))
+    )
     live = []
 
     def largest(done, total):
