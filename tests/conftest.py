@@ -6,6 +6,8 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Almost all the time goes into compiling programs that run once.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def assert_close(got, expected, rtol=None):
 
 
 def brute_force_full(model, x1, x2=None, trainable=eqx.is_inexact_array):
-    """`(n1, n2, *out, *out)` from float64 gradients, one output at a time."""
+    """`(n1, n2, *out, *out)` from float64 Jacobians, one example at a time."""
     params, static = eqx.partition(model, trainable)
     params = jtu.tree_map(lambda p: jnp.asarray(p, jnp.float64), params)
     # Constants too: a constant in float32 would round what float64 should not.
@@ -45,18 +45,7 @@ def brute_force_full(model, x1, x2=None, trainable=eqx.is_inexact_array):
         def output(p):
             return jnp.ravel(eqx.combine(p, static)(x))
 
-        # one output at a time: no vmap, so no batching rule is trusted
-        size = jax.eval_shape(output, params).size
-        jacobian = [
-            jnp.stack(leaves)
-            for leaves in zip(
-                *(
-                    jtu.tree_leaves(jax.grad(lambda p, a=a: output(p)[a])(params))
-                    for a in range(size)
-                ),
-                strict=True,
-            )
-        ]
+        jacobian = jtu.tree_leaves(jax.jacrev(output)(params))
         return jnp.concatenate([j.reshape(j.shape[0], -1) for j in jacobian], axis=1)
 
     def wide(x):

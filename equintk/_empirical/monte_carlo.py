@@ -82,9 +82,10 @@ def monte_carlo(
             results.append((mean, _standard_error(squares, i + 1)))
         report(i + 1, counts[-1])
     if isinstance(n_samples, Sequence):
-        stacked = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *results)
-        return MonteCarlo(*stacked, tuple(counts))
-    return MonteCarlo(*results[0], counts[0])
+        mean, error = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *results)
+        return MonteCarlo(mean, error, tuple(counts))
+    mean, error = results[0]
+    return MonteCarlo(mean, error, counts[0])
 
 
 @jax.jit

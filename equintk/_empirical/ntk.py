@@ -8,7 +8,6 @@ Source: Jacot, Gabriel and Hongler, arXiv:1806.07572, section 4.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -144,7 +143,7 @@ def finite_kernel(kernel: Any) -> Any:
     Raises:
         ValueError: if it has NaN or infinity in it and is not traced.
     """
-    if isinstance(kernel, jax.core.Tracer):
+    if _checks.is_traced(kernel):
         return kernel
     bad = ~jnp.isfinite(kernel)
     if bad.any():

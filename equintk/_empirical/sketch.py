@@ -5,6 +5,7 @@ column of $R$ is drawn when it is needed, from its own key, and used as the dire
 one forward-mode derivative; neither $R$ nor a Jacobian is ever stored.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,7 @@ from .._batch import Blocks
 from .._parameters import output_struct, partition
 from .._progress import reporter
 from .._types import Examples, Integer, Key, Model, Progress, Text, Trainable
+from .jacobian import promote_types
 from .ntk import finite_kernel
 
 # Numbers in the directions held at once: enough to fill the machine, little to store.
@@ -156,14 +158,20 @@ def _features_of_both(
 def _draw(params: PyTree, key: Key, indices: Array) -> PyTree:
     """Standard normal directions, a leading axis in front of each leaf of `params`."""
     leaves, treedef = jtu.tree_flatten(params)
+    sizes = [leaf.size for leaf in leaves]
+    offsets = [sum(sizes[:i]) for i in range(1, len(sizes))]
+    # Half precision would repeat its few values.
+    dtype = functools.reduce(
+        promote_types, (leaf.dtype for leaf in leaves), jnp.dtype(jnp.float32)
+    )
 
     def one(index: Any) -> PyTree:
-        keys = jr.split(jr.fold_in(key, index), len(leaves))
-        normals = [
-            jr.normal(k, leaf.shape, leaf.dtype)
-            for k, leaf in zip(keys, leaves, strict=True)
+        normals = jr.normal(jr.fold_in(key, index), (sum(sizes),), dtype)
+        parts = [
+            part.reshape(leaf.shape).astype(leaf.dtype)
+            for part, leaf in zip(jnp.split(normals, offsets), leaves, strict=True)
         ]
-        return jtu.tree_unflatten(treedef, normals)
+        return jtu.tree_unflatten(treedef, parts)
 
     return jax.vmap(one)(indices)
 

@@ -1,5 +1,7 @@
 """Averages over initialisations, their standard errors, and the NNGP kernel."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ def test_increasing_counts_give_running_means_of_the_same_draws(getkey):
     running = nt.monte_carlo(kernel, build, key, [1, 3, 5])
     assert running.n_samples == (1, 3, 5)
     assert running.mean["k"].shape == (3, 4, 4)
-    for i, n in enumerate(running.n_samples):
+    for i, n in enumerate((1, 3, 5)):
         alone = nt.monte_carlo(kernel, build, key, n)
         assert_close(running.mean["k"][i], alone.mean["k"])
         assert_close(running.mean["f"][i], alone.mean["f"])
@@ -65,13 +67,12 @@ def linear_network(key):
 def test_the_nngp_is_unbiased(getkey):
     exact = 1.5**2 * X @ X.T / 3 + 0.1**2
     key = getkey()
-    estimate = nt.monte_carlo(
-        lambda m: jnp.outer(jax.vmap(m)(X)[:, 0], jax.vmap(m)(X)[:, 0]),
-        linear_network,
-        key,
-        300,
+    draw = eqx.filter_jit(linear_network)
+    product = eqx.filter_jit(
+        lambda m: jnp.outer(jax.vmap(m)(X)[:, 0], jax.vmap(m)(X)[:, 0])
     )
-    assert_close(nt.nngp(linear_network, key, X, n_samples=300), estimate.mean)
+    estimate = nt.monte_carlo(product, draw, key, 200)
+    assert_close(nt.nngp(draw, key, X, n_samples=200), estimate.mean)
     assert np.max(np.abs((estimate.mean - exact) / estimate.standard_error)) < 4.5
 
 
@@ -88,7 +89,7 @@ def test_the_error_of_the_nngp_follows_its_law(getkey):
     first = 1.5**2 * x @ x.T / 10
     norm = 1 + 2 * np.diag(first)
     exact = 1.5**2 * 2 / np.pi * np.arcsin(2 * first / np.sqrt(np.outer(norm, norm)))
-    n_samples = 16
+    n_samples = 8
     errors = [
         relative_error(nt.nngp(erf_network, key, x, n_samples=n_samples), exact)
         for key in jr.split(getkey(), 64)
@@ -106,17 +107,18 @@ def test_sample_counts_must_be_positive_and_increasing(n_samples, getkey):
 
 
 def test_bad_input_is_refused_with_what_to_type(getkey):
+    wrong: Any = jnp.ones(3)
     with pytest.raises(ValueError, match="`model_fn` must be a function"):
-        nt.monte_carlo(lambda m: nt.ntk(m, X), None, getkey(), 2)
+        nt.monte_carlo(lambda m: nt.ntk(m, X), wrong, getkey(), 2)
     with pytest.raises(
         ValueError, match="`kernel` must be a function.*monte_carlo\\(lambda"
     ):
-        nt.monte_carlo(jnp.ones(3), build, getkey(), 2)
+        nt.monte_carlo(wrong, build, getkey(), 2)
     with pytest.raises(ValueError, match="draw 0.*non-finite"):
         nt.monte_carlo(lambda m: jnp.nan * nt.ntk(m, X), build, getkey(), 2)
     with pytest.raises(ValueError, match="`n_samples` must be"):
         nt.nngp(build, getkey(), X, n_samples=0)
     with pytest.raises(ValueError, match="`model_fn` must be a function"):
-        nt.nngp(3, getkey(), X)
+        nt.nngp(wrong, getkey(), X)
     with pytest.raises(ValueError, match="examples of one shape"):
         nt.nngp(build, getkey(), X, X[:, :2])

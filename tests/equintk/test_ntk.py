@@ -1,5 +1,8 @@
 """The empirical NTK family against float64 Jacobians, closed forms and itself."""
 
+import re
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -32,7 +35,7 @@ def _diagonal(full):
     return diagonal.reshape(n1, n2, *out)
 
 
-@pytest.fixture(params=FAMILY.values(), ids=FAMILY.keys())
+@pytest.fixture(params=list(FAMILY.values()), ids=list(FAMILY))
 def member(request):
     return request.param
 
@@ -198,6 +201,7 @@ class NormInTraining(eqx.Module):
 
 
 X = np.ones((2, 3))
+HALF: Any = 2.5
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ X = np.ones((2, 3))
         (lambda m: nt.ntk(m, X, X * np.inf), "`x2`.*non-finite"),
         (lambda m: nt.ntk(m, X.tolist()), r"Type `jnp.asarray\(x1\)`"),
         (lambda m: nt.ntk(m, X, batch_size=0), "`batch_size` must be"),
-        (lambda m: nt.ntk(m, X, batch_size=2.5), "`batch_size` must be"),
+        (lambda m: nt.ntk(m, X, batch_size=HALF), "`batch_size` must be"),
         (lambda m: nt.ntk(lambda x: m(x), X), "no parameters.*Module` itself"),
         (lambda m: nt.ntk(m, X, trainable=False), "no parameters"),
         (lambda m: nt.ntk(m, X, trainable=True), "`trainable` selects the leaf"),
@@ -226,8 +230,6 @@ def test_bad_input_is_refused_with_what_to_type(call, text, getkey):
     with pytest.raises(Exception) as error:
         call(model)
     notes = " ".join(getattr(error.value, "__notes__", []))
-    import re
-
     assert re.search(text, f"{error.value} {notes}", re.DOTALL)
 
 

@@ -1,5 +1,8 @@
 """The parameterizations: variances, multipliers, roles, and the refusals."""
 
+import re
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -47,7 +50,7 @@ def test_effective_weights_have_variance_w_over_fan_in(name, scheme, getkey):
 @pytest.mark.parametrize("cell", [eqx.nn.GRUCell, eqx.nn.LSTMCell])
 def test_recurrent_cells_have_two_fan_ins(cell, getkey):
     class Step(eqx.Module):
-        cell: eqx.Module
+        cell: Any
 
         def __call__(self, x):
             h = jnp.zeros(200)
@@ -70,8 +73,8 @@ def test_the_ntk_of_a_deep_network_does_not_grow_with_width_only_in_the_ntk_sche
         scaled = nt.parameterize(model, x[0], getkey(), scheme, W_std=1.5, b_std=0.1)
         return float(jnp.trace(nt.ntk(scaled, x)))
 
-    assert 0.5 < trace(1024, "ntk") / trace(128, "ntk") < 2
-    assert 4 < trace(1024, "standard") / trace(128, "standard") < 16
+    assert 0.5 < trace(512, "ntk") / trace(64, "ntk") < 2
+    assert 4 < trace(512, "standard") / trace(64, "standard") < 16
 
 
 def test_both_schemes_draw_the_same_function(getkey):
@@ -93,7 +96,7 @@ def test_the_result_is_a_module_of_the_same_signature(case, getkey):
     x = case.inputs(getkey(), 2, jnp.float32)
     scaled = nt.parameterize(model, x[0], getkey(), W_std=1.2, b_std=0.1)
     assert scaled(x[0]).shape == model(x[0]).shape
-    assert nt.ntk(scaled, x).dtype == jnp.float32
+    assert scaled(x[0]).dtype == jnp.float32
     same = jax.tree_util.tree_structure(model) == jax.tree_util.tree_structure(
         scaled.module
     )
@@ -152,8 +155,6 @@ def test_bad_input_is_refused_with_what_to_type(arguments, text, getkey):
     arguments = {"x": jnp.ones(3), "key": jr.key(0), **arguments}
     with pytest.raises(Exception) as error:
         nt.parameterize(linear, **arguments)
-    import re
-
     assert re.search(text, f"{error.value} {getattr(error.value, '__notes__', '')}")
 
 
