@@ -48,10 +48,10 @@ def directory(config: Config) -> Path:
 
 
 def status(where: Path) -> str | None:
-    """`DONE` or `FAILED`; `None` where no run has ended."""
+    """`DONE` or `FAILED`; `None` where no run has ended, or none that can be read."""
     try:
         return json.loads((where / "status.json").read_text(encoding="utf-8"))["status"]
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -72,7 +72,11 @@ def write_done(
 
 
 def write_failed(config: Config, error: str, seconds: float) -> Path:
-    """Write why a run failed."""
+    """Write why a run failed; one that was finished before keeps its tables beside it."""
+    place = directory(config)
+    if status(place) == "DONE":
+        (place / "error.txt").write_text(error, encoding="utf-8")
+        return place
     return _write(config, "FAILED", seconds, {"error.txt": error})
 
 
@@ -113,6 +117,8 @@ def _rename(temporary: Path, place: Path) -> None:
     except OSError:
         # Another process finished the same run in between: its results are the same.
         if status(place) is None:
+            if old.exists():
+                os.rename(old, place)
             raise
     shutil.rmtree(old, ignore_errors=True)
 
