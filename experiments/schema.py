@@ -187,8 +187,13 @@ class AnalysisConfig:
     question: str = MISSING
     after_sweep: bool = MISSING  # whether a sweep ends by analysing itself
     x: str | None = MISSING  # summary column along which power laws are fitted
-    x_from: float = MISSING  # the bands hold for slopes fitted from here up
-    bands: dict[str, list[float]] = MISSING  # summary column: [lowest, highest slope]
+    x_from: float = between(0)  # the bands hold for slopes fitted from here up
+    # Summary column: [lowest, highest slope]. OmegaConf would refuse [-1, 0] as list[float].
+    bands: dict[str, Any] = MISSING
+
+
+# JAX keeps 32 bits of a seed in single precision: 2**32 would draw what 0 draws.
+_LARGEST_SEED = 2**32 - 1
 
 
 @dataclass
@@ -205,7 +210,7 @@ class Config:
     loss: Loss = MISSING  # c/2 * sum (f - y)^2, with c = 1, 1/n_train, 1/(n_train*out)
     dynamics: Dynamics = MISSING  # of the prediction: gradient descent, step by step, or flow
     ridge: float = between(0)  # ridge/2 * |theta - theta_0|^2 is added to the loss
-    seed: int = between(0)
+    seed: int = between(0, _LARGEST_SEED)
     # Short names that the groups above refer to, so that sweeps stay short.
     width: int = between(1)
     depth: int = between(1)
@@ -271,6 +276,8 @@ def typed(config: DictConfig) -> Config:
     found = OmegaConf.to_object(config)
     assert isinstance(found, Config)
     problems = [*_out_of_range(found, ""), *_contradictions(found)]
+    # A short name is repeated in the group that refers to it: once is enough.
+    problems = [p for p in problems if not any(p.endswith(f".{q}") for q in problems)]
     if problems:
         raise ConfigError("\n".join(problems))
     return found
@@ -331,14 +338,31 @@ def _contradictions(config: Config) -> Iterator[str]:
             "parameterization=ntk, or kernel=exact."
         )
     for name, band in config.analysis.bands.items():
-        if len(band) != 2 or not band[0] <= band[1]:
+        if not _is_interval(band):
             yield (
                 f"analysis.bands.{name}={band} must be the lowest and the highest slope "
                 "expected, such as [-1.2, -0.65]."
             )
+    last = config.seed + config.seeds - 1
+    if config.seed <= _LARGEST_SEED < last:
+        yield (
+            f"seed={config.seed} with seeds={config.seeds} goes up to {last}, but "
+            f"{_LARGEST_SEED} is the largest seed. Type a smaller seed."
+        )
     for name in ("study", "output_dir"):
         if not getattr(config, name).strip():
             yield f"{name} is empty; give a name such as {name}=default."
+    if any(part[:1] in ("_", ".") for part in config.study.split("/") if part):
+        yield (
+            f"study={config.study} would not be found again: names that start with `_` or "
+            "`.` are not runs. Type another name, or output_dir= for another place."
+        )
+
+
+def _is_interval(band: Any) -> bool:
+    if not isinstance(band, list) or not all(isinstance(end, int | float) for end in band):
+        return False
+    return len(band) == 2 and band[0] <= band[1]
 
 
 def _plain(value: Any) -> Any:
