@@ -6,7 +6,7 @@ jobs, nor in which process.
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Sweep(Callback):
         self._n_jobs = 0
         self._runs: list[Config] = []
         self._done_before = 0
+        self._forced = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check all jobs; a value out of range ends the sweep here."""
@@ -50,9 +51,12 @@ class Sweep(Callback):
         self._n_jobs = len(jobs)
         distinct = {store.directory(run): run for run in self._runs}
         done = [place for place in distinct if store.status(place) == "DONE"]
-        forced = any(run.force for run in self._runs)
-        self._done_before = 0 if forced else len(done)
-        print(f"{len(jobs)} jobs, {len(distinct)} runs, {self._done_before} finished before")
+        self._forced = any(run.force for run in self._runs)
+        self._done_before = 0 if self._forced else len(done)
+        print(
+            f"{_count(jobs, 'job')}, {_count(distinct, 'run')}, "
+            f"{self._done_before} finished before"
+        )
         if len(distinct) < len(self._runs):
             print(
                 f"{len(self._runs) - len(distinct)} of the runs asked for are the same as "
@@ -74,19 +78,27 @@ class Sweep(Callback):
             return
         places = list(dict.fromkeys(store.directory(run) for run in self._runs))
         states = {place: store.status(place) for place in places}
-        done = [place for place, state in states.items() if state == "DONE"]
+        errors = {place: place / "error.txt" for place in places}
+        done = [
+            place
+            for place, state in states.items()
+            # a repetition that failed leaves the finished run where it was
+            if state == "DONE" and not (self._forced and errors[place].exists())
+        ]
         print(
-            f"\n{len(done)} of {len(places)} runs are finished, "
+            f"\n{len(done)} of {_count(places, 'run')} finished, "
             f"{self._done_before} of them before this sweep."
         )
-        for place, state in states.items():
-            if state != "DONE":
-                error = place / "error.txt"
-                print(f"  {state or 'never ended'}: {error if error.exists() else place}")
+        for place in places:
+            if place not in done:
+                see = errors[place] if errors[place].exists() else place
+                what = {"DONE": "FAILED, its earlier results stay", None: "never ended"}
+                print(f"  {what.get(states[place], states[place])}: {see}")
         sys.stdout.flush()
+        analyzed = True
         if done and self._runs[0].analysis.after_sweep:
-            _analyze({place.parent for place in places})
-        if len(done) < len(places):
+            analyzed = _analyze({place.parent for place in places})
+        if len(done) < len(places) or not analyzed:
             sys.exit(1)
 
 
@@ -107,8 +119,23 @@ def job_overrides(config: DictConfig) -> list[Sequence[str]]:
     return list(itertools.product(*choices.values()))
 
 
-def _analyze(studies: set[Path]) -> None:
+def _analyze(studies: set[Path]) -> bool:
+    """Print the tables of each study; whether that worked."""
     from experiments.analyze import analyze
 
+    worked = True
     for study in sorted(studies):
-        print(analyze(study).text, flush=True)
+        try:
+            print(analyze(study).text, flush=True)
+        except Exception as error:  # Hydra would turn it into a warning
+            print(
+                f"The runs are on disk, but their analysis failed: {error}\nTry again: "
+                f"python -m experiments.analyze {study}",
+                file=sys.stderr,
+            )
+            worked = False
+    return worked
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
