@@ -140,7 +140,7 @@ SUMMARY_COLUMNS = {
     ),
     "stability_bound": Column(
         "float64",
-        "2 / (c * largest_eigenvalue): descent on the kernel diverges above it",
+        "2 / (c * largest_eigenvalue + ridge): descent on the kernel diverges above it",
         "parameters^2 / loss",
         "largest stable learning rate",
     ),
