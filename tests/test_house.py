@@ -1,0 +1,100 @@
+"""The rules of the house that a program can check."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = sorted((ROOT / "equintk").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+
+
+def imported(path):
+    """The dotted names that a file imports, relative ones made absolute."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", LIBRARY + EXPERIMENTS, ids=lambda p: p.stem)
+def test_only_public_names_of_jax_are_imported(path):
+    assert not [name for name in imported(path) if re.match(r"jax(lib)?\._", name)]
+    assert "jax._src" not in path.read_text(encoding="utf-8")
+
+
+def test_the_library_imports_nothing_that_only_experiments_need():
+    heavy = {"hydra", "omegaconf", "optax", "pandas", "matplotlib", "sklearn", "rich"}
+    found = {name.split(".")[0] for path in LIBRARY for name in imported(path)}
+    assert not found & (heavy | {"experiments", "scipy"})
+
+
+def test_experiments_import_only_public_names_of_the_library():
+    names = {name for path in EXPERIMENTS for name in imported(path)}
+    assert not [name for name in names if re.match(r"equintk\._|equintk\..*\._", name)]
+
+
+def test_the_rooms_of_the_library_do_not_import_one_another():
+    rooms = {"_empirical", "_infinite", "predict"}
+    for path in LIBRARY:
+        room = path.relative_to(ROOT / "equintk").parts[0]
+        if room in rooms:
+            others = {
+                name.split(".")[1] for name in imported(path) if "equintk." in name
+            }
+            assert not others & (rooms - {room}), path
+
+
+def test_importing_the_library_loads_no_heavy_package():
+    code = "import sys, equintk; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    heavy = {
+        "hydra",
+        "optax",
+        "pandas",
+        "matplotlib",
+        "sklearn",
+        "rich",
+        "scipy.linalg",
+    }
+    jax_itself = subprocess.run(
+        [sys.executable, "-c", "import sys, jax, equinox; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not (set(loaded) - set(jax_itself)) & heavy
+
+
+def test_every_dependency_has_a_lower_bound_and_an_exact_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    asked = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    asked = [line for line in asked if not line.startswith("equintk[")]
+    assert all(">=" in line for line in asked)
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    exact = set(re.findall(r"^([\w.-]+)==", constraints, re.MULTILINE))
+    names = {re.split(r"[>=<;\[]", line)[0] for line in asked}
+    assert names <= {name.replace("_", "-").lower() for name in exact} | exact
+
+
+def test_the_wheel_holds_the_library_alone():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [
+        "equintk"
+    ]
+    assert not list((ROOT / "equintk").rglob("test*"))
