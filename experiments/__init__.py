@@ -12,7 +12,7 @@ def missing_packages() -> list[str]:
 
 if missing_packages():
     raise ModuleNotFoundError(
-        f"The experiments need {', '.join(missing_packages())}, which the library alone "
-        "does not. In the checkout, type `pip install -c constraints.txt -e "
+        f"The experiments need {', '.join(missing_packages())}, which the library "
+        "alone does not. In the checkout, type `pip install -c constraints.txt -e "
         '".[experiments]"`.'
     )

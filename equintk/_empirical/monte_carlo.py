@@ -45,7 +45,8 @@ def monte_carlo(
     Args:
         kernel: any function of a model that returns floating-point arrays, such as
             `lambda model: nt.ntk(model, x)`.
-        model_fn: builds a model from a key.
+        model_fn: builds a model from a key, and from nothing else. It is compiled,
+            since drawing is often most of the work.
         key: draw number `i` is `model_fn(jax.random.fold_in(key, i))`.
         n_samples: the number of draws, or an increasing list of such numbers, which
             gives the running means of the same draws.
@@ -53,7 +54,8 @@ def monte_carlo(
 
     Raises:
         ValueError: if `model_fn` or `kernel` is no function, `n_samples` is not
-            positive and increasing, or a draw gives NaN or infinity.
+            positive and increasing, if two keys give the same model, or a draw gives
+            NaN or infinity.
 
     Holds the mean and the sum of squares, whatever the number of draws. Sums are
     updated by Welford's recurrence, so that a small spread about a large mean survives.
@@ -69,10 +71,14 @@ def monte_carlo(
     _inputs.random_key(key)
     counts = _counts(n_samples)
     report = reporter(progress, "monte_carlo")
+    # Compiled also so that a function made inside `model_fn`, such as an activation, is
+    # one and the same in all draws: what is compiled for one then serves all.
+    draw_model = eqx.filter_jit(model_fn)
+    _check_depends_on_its_key(draw_model, key, counts[-1])
     mean = squares = None
     results = []
     for i in range(counts[-1]):
-        draw = jtu.tree_map(jnp.asarray, kernel(model_fn(jr.fold_in(key, i))))
+        draw = jtu.tree_map(jnp.asarray, kernel(draw_model(jr.fold_in(key, i))))
         _checks.finite(f"kernel(model) of draw {i}", draw)
         if mean is None:
             mean, squares = draw, jtu.tree_map(jnp.zeros_like, draw)
@@ -86,6 +92,28 @@ def monte_carlo(
         return MonteCarlo(mean, error, tuple(counts))
     mean, error = results[0]
     return MonteCarlo(mean, error, counts[0])
+
+
+def _check_depends_on_its_key(draw_model: Any, key: Key, n_samples: int) -> None:
+    """Randomness that is not JAX's would be drawn once, at compilation."""
+    if n_samples == 1:
+        return
+    one, two = (
+        jtu.tree_leaves(
+            eqx.filter(draw_model(jr.fold_in(key, i)), eqx.is_inexact_array)
+        )
+        for i in (0, 1)
+    )
+    if (
+        one
+        and not _checks.is_traced(one)
+        and all(jnp.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    ):
+        raise ValueError(
+            "`model_fn` gives the same model for two keys, so there is nothing to "
+            "average over. Draw every random parameter from the key, with `jax.random`: "
+            "NumPy's or Python's randomness is drawn once and for all."
+        )
 
 
 @jax.jit

@@ -122,3 +122,29 @@ def test_bad_input_is_refused_with_what_to_type(getkey):
         nt.nngp(wrong, getkey(), X)
     with pytest.raises(ValueError, match="examples of one shape"):
         nt.nngp(build, getkey(), X, X[:, :2])
+
+
+def test_a_model_that_ignores_its_key_is_refused(getkey):
+    numpy_random = lambda key: eqx.tree_at(
+        lambda m: (m.weight, m.bias),
+        eqx.nn.Linear(3, 1, key=jr.key(0)),
+        (jnp.asarray(np.random.default_rng().normal(size=(1, 3))), jnp.zeros(1)),
+    )
+    with pytest.raises(ValueError, match="the same model for two keys.*`jax.random`"):
+        nt.nngp(numpy_random, getkey(), X, n_samples=2)
+
+
+def test_a_function_made_inside_model_fn_compiles_once(getkey):
+    traced = []
+
+    def build(key):
+        def activation(h):
+            traced.append(1)
+            return jnp.tanh(h)
+
+        return eqx.nn.MLP(3, 1, 4, 1, activation=activation, key=key)
+
+    nt.nngp(build, getkey(), X, n_samples=2)
+    once = len(traced)
+    nt.nngp(build, getkey(), X, n_samples=8)
+    assert len(traced) <= 2 * once
