@@ -111,8 +111,8 @@ def _check_depends_on_its_key(draw_model: Any, key: Key, n_samples: int) -> None
     ):
         raise ValueError(
             "`model_fn` gives the same model for two keys, so there is nothing to "
-            "average over. Draw every random parameter from the key, with `jax.random`: "
-            "NumPy's or Python's randomness is drawn once and for all."
+            "average over. Draw all random parameters from the key with `jax.random`; "
+            "NumPy's and Python's randomness is drawn once."
         )
 
 
