@@ -1,7 +1,7 @@
-"""How far two trajectories are apart, and how far a network has moved: rows of a table."""
+"""How far two trajectories are apart, and how far a network moved: rows of a table."""
 
-from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,8 +63,8 @@ def movement(
     """How far each layer has moved, absolutely and relative to its initial norm."""
     squares = {
         layer: (
-            sum(float(np.sum((a - b).astype(np.float64) ** 2)) for a, b in _pairs(now, start, layer)),
-            sum(float(np.sum(b.astype(np.float64) ** 2)) for b in start[layer]),
+            _square(a - b for a, b in zip(now[layer], start[layer], strict=True)),
+            _square(start[layer]),
         )
         for layer in start
     }
@@ -76,8 +76,8 @@ def movement(
         )
 
 
-def _pairs(now, start, layer):
-    return zip(now[layer], start[layer], strict=True)
+def _square(arrays: Iterable[np.ndarray]) -> float:
+    return sum(float(np.sum(a.astype(np.float64) ** 2)) for a in arrays)
 
 
 def _norms(outputs: np.ndarray) -> np.ndarray:

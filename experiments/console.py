@@ -10,7 +10,7 @@ _SECONDS_BEFORE_A_LINE = 4.0
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total): a bar on a terminal, plain lines on stderr elsewhere.
+    """A function of (done, total): a bar on a terminal, lines on stderr elsewhere.
 
     What takes less than a few seconds prints no lines.
     """

@@ -59,7 +59,9 @@ def build(
             return _exact(config, model, x_train, x_test, progress)
         case NNGPConfig():
             return _nngp(config, model, model_fn, key, x_train, x_test, progress)
-    raise ValueError(f"There is no kernel `{config.name}`. Type kernel= one of exact, mc, nngp.")
+    raise ValueError(
+        f"There is no kernel `{config.name}`. Type kernel= one of exact, mc, nngp."
+    )
 
 
 def _exact(config: ExactConfig, model, x_train, x_test, progress) -> Kernels:
@@ -69,8 +71,10 @@ def _exact(config: ExactConfig, model, x_train, x_test, progress) -> Kernels:
     return Kernels(k_tt, k_st, k_tt)
 
 
-def _monte_carlo(config: MonteCarloConfig, model, key, x_train, x_test, progress) -> Kernels:
-    # One draw for both: the test-train kernel must lie in the span of the train-train one.
+def _monte_carlo(
+    config: MonteCarloConfig, model, key, x_train, x_test, progress
+) -> Kernels:
+    # One draw for both: the test-train kernel must lie in the train-train one's span.
     both = nt.ntk_features(
         model, key, jnp.concatenate([x_train, x_test]), config.proj_dim,
         batch_size=config.batch_size, progress=progress,
@@ -85,7 +89,9 @@ def _monte_carlo(config: MonteCarloConfig, model, key, x_train, x_test, progress
     return Kernels(k[:n], k[n:], k[:n])
 
 
-def _nngp(config: NNGPConfig, model, model_fn, key, x_train, x_test, progress) -> Kernels:
+def _nngp(
+    config: NNGPConfig, model, model_fn, key, x_train, x_test, progress
+) -> Kernels:
     both = jnp.concatenate([x_train, x_test])
     k = nt.nngp(
         model_fn, key, both, x_train, config.n_samples,

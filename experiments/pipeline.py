@@ -1,8 +1,8 @@
 """One run, from config to tables: the file to read first.
 
-    data, network ──> kernel ──> prediction ─┐
-                └──────────────> training ───┴──> comparison ──> rows
-"""
+data, network ──> kernel ──> prediction ─┐
+            └──────────────> training ───┴──> comparison ──> rows
+"""  # noqa: D208
 
 import time
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array
 
@@ -73,7 +74,7 @@ def run(config: Config, run_id: str) -> Results:
 
     curves: list[tuple[Any, ...]] = []
     summary: dict[str, Any] = {
-        "n_params": sum(a.size for layer in models.layers(model).values() for a in layer),
+        "n_params": sum(a.size for a in jtu.tree_leaves(models.layers(model))),
         "learning_rate": learning_rate,
         "largest_eigenvalue": float(largest),
         "stability_bound": bound,
@@ -81,9 +82,9 @@ def run(config: Config, run_id: str) -> Results:
     if isinstance(config.kernel, NNGPConfig):
         summary |= _posterior(config, kernel, dataset, y_train, c)
     for network in kernel.networks:
-        trainable = (
-            eqx.is_inexact_array if network == ALL_LAYERS else models.readout_only(model)
-        )
+        trainable = eqx.is_inexact_array
+        if network != ALL_LAYERS:
+            trainable = models.readout_only(model)
         watch = _Watch(model, x_train, trainable, config.kernel.batch_size)
         with console.progress("training") as progress:
             trained = training.train(
@@ -93,10 +94,11 @@ def run(config: Config, run_id: str) -> Results:
             )  # fmt: skip
         predicted = _predict(config, kernel, y_train, trained, c, learning_rate)
         measured = [*compare.trajectories(trained, predicted, dataset, c), *watch.seen]
-        when = dict(zip(steps.tolist(), times.flow_time(steps, learning_rate), strict=True))
+        flow_times = times.flow_time(steps, learning_rate)
+        when = dict(zip(steps.tolist(), flow_times, strict=True))
         curves += [
-            (run_id, config.seed, config.kernel.name, network, m.step, when[m.step], m.split,
-             m.metric, m.value)
+            (run_id, config.seed, config.kernel.name, network,
+             m.step, when[m.step], m.split, m.metric, m.value)
             for m in measured
         ]  # fmt: skip
         secondary = None if network == kernel.networks[0] else network
@@ -115,8 +117,8 @@ def _network(config: Config, dataset: Dataset) -> Callable[[Any], eqx.Module]:
     return lambda key: _draw(config.model, config.parameterization, *shapes, key)
 
 
-# Compiled, since drawing layer by layer costs more than what is done with small networks;
-# all seeds share the compilation.
+# Compiled, since drawing layer by layer costs more than what is done with small
+# networks; all seeds share the compilation.
 @eqx.filter_jit
 def _draw(
     config: ModelConfig,
@@ -172,9 +174,12 @@ def _posterior(
     flow = nt.predict.GradientFlow(kernel.train_train, y_train, c=c, ridge=config.ridge)
     zeros = (jnp.zeros_like(y_train), jnp.zeros_like(dataset.y_test, y_train.dtype))
     mean = np.asarray(flow.test(jnp.inf, kernel.test_train, *zeros))
-    found = {"posterior_rmse_test": float(np.sqrt(np.mean((mean - dataset.y_test) ** 2)))}
+    rmse = np.sqrt(np.mean((mean - dataset.y_test) ** 2))
+    found = {"posterior_rmse_test": float(rmse)}
     accuracy = dataset.accuracy(mean, TEST)
-    return found if accuracy is None else found | {"posterior_accuracy_test": float(accuracy)}
+    if accuracy is not None:
+        found["posterior_accuracy_test"] = float(accuracy)
+    return found
 
 
 class _Watch:
@@ -182,7 +187,9 @@ class _Watch:
 
     def __init__(self, model: eqx.Module, x: Array, trainable: Any, batch_size: int):
         self.seen: list[Measurement] = []
-        self._kernel = lambda model: nt.ntk(model, x, batch_size=batch_size, trainable=trainable)
+        self._kernel = lambda model: nt.ntk(
+            model, x, batch_size=batch_size, trainable=trainable
+        )
         self._k0: Array | None = None
         self._start = _host(models.layers(model))
 

@@ -54,7 +54,8 @@ def run_once(config: Config) -> Outcome:
     place = store.directory(config)
     label = f"seed {config.seed}"
     if store.status(place) == "DONE" and not config.force:
-        return _say(True, f"{label}: finished before, see {place} (force=true repeats it)")
+        again = "force=true repeats it"
+        return _say(True, f"{label}: finished before, see {place} ({again})")
     # After the answer to what needs no computing: jax takes two seconds to import.
     from experiments import pipeline
     from experiments.tables import CURVE_COLUMNS
@@ -67,8 +68,8 @@ def run_once(config: Config) -> Outcome:
         place = store.write_failed(config, traceback.format_exc(), seconds)
         return _say(False, f"{label}: FAILED, see {place / 'error.txt'}\n  {error}")
     seconds = time.monotonic() - began
-    store.write_done(config, results.curves, list(CURVE_COLUMNS), results.summary, seconds)
     found = results.summary
+    store.write_done(config, results.curves, list(CURVE_COLUMNS), found, seconds)
     numbers = [
         f"{name} {found[column]:.3g}"
         for name, column in (
@@ -97,7 +98,8 @@ def main() -> None:
                 key, equals, _ = argument.partition("=")
                 nearest = schema.nearest_key(key) if equals else None
                 if nearest:
-                    print(f"`{key}` is no key: did you mean `{nearest}`?", file=sys.stderr)
+                    hint = f"`{key}` is no key: did you mean `{nearest}`?"
+                    print(hint, file=sys.stderr)
         raise
 
 

@@ -31,8 +31,8 @@ Dynamics = enum.Enum("Dynamics", ["descent", "flow"])
 LearningRateUnit = enum.Enum("LearningRateUnit", ["absolute", "stability_bound"])
 
 
-# Models and parameterizations are hashable, for the sake of compilations that runs share;
-# nothing changes a config once it is typed.
+# Models and parameterizations are hashable, for the sake of compilations that runs
+# share; nothing changes a config once it is typed.
 @dataclass(unsafe_hash=True)
 class ModelConfig:
     """What every model has."""
@@ -90,7 +90,7 @@ class SplitConfig(DatasetConfig):
 
 @dataclass
 class DigitsConfig(SplitConfig):
-    """scikit-learn's 8x8 digits: two classes give targets +-1, more give one column each."""
+    """scikit-learn's 8x8 digits: two classes give targets +-1, more one column each."""
 
     classes: list[int] = MISSING
 
@@ -105,7 +105,7 @@ class TeacherConfig(SplitConfig):
 
 @dataclass
 class ImageConfig(DatasetConfig):
-    """Colours of a picture at pixel coordinates: a checkerboard trains, the rest tests."""
+    """Colours of a picture at its pixels: a checkerboard trains, the rest tests."""
 
     picture: Picture = MISSING
     size: int = between(2, 512)  # pixels along each side
@@ -135,14 +135,14 @@ class MonteCarloConfig(ExactConfig):
 
 @dataclass
 class NNGPConfig(KernelConfig):
-    """The covariance of the outputs over initialisations: the last layer trained alone."""
+    """The covariance of the outputs over initialisations: the readout trains alone."""
 
     n_samples: int = between(1)  # error falls as 1/sqrt(n_samples)
 
 
 @dataclass(unsafe_hash=True)
 class ParameterizationConfig:
-    """How weights are drawn and multiplied; `equinox` leaves the model as it was built."""
+    """How weights are drawn and multiplied; `equinox` leaves the model alone."""
 
     scheme: Scheme = MISSING
 
@@ -175,7 +175,7 @@ class OptimizerConfig:
 
 @dataclass
 class PrecisionConfig:
-    """The floating point numbers of network and kernel; eigenproblems are in float64."""
+    """The precision of network and kernel; eigenproblems are solved in float64."""
 
     x64: bool = MISSING
 
@@ -188,7 +188,7 @@ class AnalysisConfig:
     after_sweep: bool = MISSING  # whether a sweep ends by analysing itself
     x: str | None = MISSING  # summary column along which power laws are fitted
     x_from: float = between(0)  # the bands hold for slopes fitted from here up
-    # Summary column: [lowest, highest slope]. OmegaConf would refuse [-1, 0] as list[float].
+    # Summary column: [lowest, highest slope]. As list[float] OmegaConf refuses [-1, 0].
     bands: dict[str, Any] = MISSING
 
 
@@ -208,7 +208,9 @@ class Config:
     optimizer: OptimizerConfig = MISSING
     precision: PrecisionConfig = MISSING
     loss: Loss = MISSING  # c/2 * sum (f - y)^2, with c = 1, 1/n_train, 1/(n_train*out)
-    dynamics: Dynamics = MISSING  # of the prediction: gradient descent, step by step, or flow
+    dynamics: Dynamics = (
+        MISSING  # of the prediction: steps of gradient descent, or flow
+    )
     ridge: float = between(0)  # ridge/2 * |theta - theta_0|^2 is added to the loss
     seed: int = between(0, _LARGEST_SEED)
     # Short names that the groups above refer to, so that sweeps stay short.
@@ -317,9 +319,9 @@ def _out_of_range(node: Any, prefix: str) -> Iterator[str]:
             low, high = f.metadata["low"], f.metadata["high"]
             too_low = value <= low if f.metadata["open_low"] else value < low
             if too_low or value > high or not math.isfinite(value):
-                least = f"above {low:g}" if f.metadata["open_low"] else f"at least {low:g}"
-                most = "" if math.isinf(high) else f" and at most {high:g}"
-                yield f"{name}={value} is out of range: it must be {least}{most}."
+                least = "above" if f.metadata["open_low"] else "at least"
+                most = "" if math.isinf(high) else f" and at most {high}"
+                yield f"{name}={value} is out of range: it must be {least} {low}{most}."
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -331,7 +333,8 @@ def _contradictions(config: Config) -> Iterator[str]:
                 f"{group}.name={node.name} does not fit the other values of `{group}`. "
                 f"Type {group}={node.name}, which brings its own."
             )
-    if config.kernel.name == "nngp" and config.parameterization.scheme is not Scheme.ntk:
+    scheme = config.parameterization.scheme
+    if config.kernel.name == "nngp" and scheme is not Scheme.ntk:
         yield (
             "kernel=nngp predicts the training of the last layer alone, whose tangent "
             "kernel is the NNGP kernel in the ntk parameterization only. Type "
@@ -340,8 +343,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     for name, band in config.analysis.bands.items():
         if not _is_interval(band):
             yield (
-                f"analysis.bands.{name}={band} must be the lowest and the highest slope "
-                "expected, such as [-1.2, -0.65]."
+                f"analysis.bands.{name}={band} must be the lowest and the highest "
+                "slope expected, such as [-1.2, -0.65]."
             )
     last = config.seed + config.seeds - 1
     if config.seed <= _LARGEST_SEED < last:
@@ -354,20 +357,22 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield f"{name} is empty; give a name such as {name}=default."
     if any(part[:1] in ("_", ".") for part in config.study.split("/") if part):
         yield (
-            f"study={config.study} would not be found again: names that start with `_` or "
-            "`.` are not runs. Type another name, or output_dir= for another place."
+            f"study={config.study} would not be found again: names that start with `_` "
+            "or `.` are not runs. Type another name, or output_dir= for another place."
         )
 
 
 def _is_interval(band: Any) -> bool:
-    if not isinstance(band, list) or not all(isinstance(end, int | float) for end in band):
+    if not isinstance(band, list) or len(band) != 2:
         return False
-    return len(band) == 2 and band[0] <= band[1]
+    return all(isinstance(end, int | float) for end in band) and band[0] <= band[1]
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, dict):

@@ -63,7 +63,12 @@ def write_done(
     seconds: float,
 ) -> Path:
     """Write a finished run, in place of whatever run of this config was there."""
-    flat = {"run": run_id(config), "seed": config.seed, **_flat(identity(config)), **summary}
+    flat = {
+        "run": run_id(config),
+        "seed": config.seed,
+        **_flat(identity(config)),
+        **summary,
+    }
     files = {
         "curves.csv": _csv(columns, curves),
         "summary.csv": _csv(flat, [list(flat.values())]),
@@ -72,7 +77,7 @@ def write_done(
 
 
 def write_failed(config: Config, error: str, seconds: float) -> Path:
-    """Write why a run failed; one that was finished before keeps its tables beside it."""
+    """Write why a run failed; one that was finished before keeps its tables."""
     place = directory(config)
     if status(place) == "DONE":
         (place / "error.txt").write_text(error, encoding="utf-8")
@@ -106,7 +111,7 @@ def _write(
 
 
 def _rename(temporary: Path, place: Path) -> None:
-    """Put a directory in its place; what was there is moved aside first, then removed."""
+    """Put a directory in its place; what was there is moved aside, then removed."""
     old = temporary.with_name(temporary.name + ".old")
     try:
         os.rename(place, old)
@@ -157,9 +162,16 @@ def _provenance(seconds: float) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "host": socket.gethostname(),
         "devices": [str(device) for device in jax.devices()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": _cores(),
         "x64": jax.config.jax_enable_x64,  # type: ignore
     }
+
+
+def _cores() -> int | None:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _version(package: str) -> str | None:

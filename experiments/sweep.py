@@ -59,9 +59,9 @@ class Sweep(Callback):
         )
         if len(distinct) < len(self._runs):
             print(
-                f"{len(self._runs) - len(distinct)} of the runs asked for are the same as "
-                "others: a value that is swept is not used by what was chosen, such as "
-                "proj_dim by kernel=exact."
+                f"{len(self._runs) - len(distinct)} of the runs asked for are the same "
+                "as others: a value that is swept is not used by what was chosen, such "
+                "as proj_dim by kernel=exact."
             )
         sys.stdout.flush()
 
@@ -73,7 +73,7 @@ class Sweep(Callback):
             print(f"\nJob {number} of {self._n_jobs}: {words}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count what is on disk, analyse if the study says so, and set the exit code."""
+        """Count what is on disk, analyse if the study says so, set the exit code."""
         if not self._runs:
             return
         places = list(dict.fromkeys(store.directory(run) for run in self._runs))
@@ -113,7 +113,9 @@ def job_overrides(config: DictConfig) -> list[Sequence[str]]:
     for override in parsed:
         key = override.get_key_element()
         if override.is_sweep_override():
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            choices[key] = [
+                f"{key}={value}" for value in override.sweep_string_iterator()
+            ]
         else:
             choices[key] = [override.input_line or ""]
     return list(itertools.product(*choices.values()))

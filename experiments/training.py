@@ -120,9 +120,12 @@ def _descend(
         error = _apply(params, frozen, static, x) - y
         return c / 2 * jnp.sum(error**2)
 
-    # The penalty's gradient by hand: it joins the update in one pass over the parameters.
+    # The penalty's gradient by hand: it joins the update in one pass over parameters.
     gradient = jtu.tree_map(
-        lambda g, now, then: g + ridge * (now - then), jax.grad(loss)(params), params, start
+        lambda g, now, then: g + ridge * (now - then),
+        jax.grad(loss)(params),
+        params,
+        start,
     )
     optimizer = optax.sgd(learning_rate)
     # Without momentum its state is empty.

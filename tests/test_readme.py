@@ -61,7 +61,7 @@ def test_the_sweep_runs_as_written(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "2 of 2 runs are finished" in done.stdout
+    assert "2 of 2 runs finished" in done.stdout
     assert len(list(tmp_path.glob("default/r*/summary.csv"))) == 2
 
 
