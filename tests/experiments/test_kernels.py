@@ -11,6 +11,9 @@ import equintk as nt
 from experiments import kernels
 from experiments.schema import ExactConfig, KernelConfig, MonteCarloConfig, NNGPConfig
 
+# Less time to compile.
+pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
+
 
 def network(key):
     return eqx.nn.MLP(3, 2, 4, 1, jnp.tanh, dtype=float, key=key)
