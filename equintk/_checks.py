@@ -47,6 +47,31 @@ def finite(name: str, tree: Any) -> Any:
     return jtu.tree_map(check, tree)
 
 
+def finite_result(what: str, array: Any) -> Any:
+    """The array itself; `what` is said of it where it is refused.
+
+    Raises:
+        ValueError: if a model made NaN or infinity of finite inputs. Under a
+            transformation the check is part of the computation.
+    """
+    cause = (
+        "the model or its derivative by a parameter is not finite at one of these "
+        "examples. Look for a division by zero, `sqrt` or `norm` at zero, or an "
+        "overflow; to see where, type `jax.config.update('jax_debug_nans', True)`."
+    )
+    if is_traced(array):
+        text = f"{what} with entries that are NaN or infinite: {cause}"
+        return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), text)
+    bad = ~np.isfinite(np.asarray(array))
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0][:2])
+        raise ValueError(
+            f"{what} with {int(bad.sum())} entries that are NaN or infinite, the first "
+            f"at {where}: {cause}"
+        )
+    return array
+
+
 def positive_integer(name: str, value: Any) -> int:
     """The value as an `int`.
 

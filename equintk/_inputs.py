@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from ._checks import finite
 from ._types import Examples, Key
@@ -31,8 +32,10 @@ def examples(name: str, x: Any) -> Examples:
         )
     if shapes[0][0] == 0:
         raise ValueError(f"`{name}` is empty: it has shape {shapes[0]}.")
-    finite(name, x)
-    return jtu.tree_map(jnp.asarray, x)
+    # in the precision that is computed with, which may hold less than the user's
+    with np.errstate(over="ignore"):
+        x = jtu.tree_map(jnp.asarray, x)
+    return finite(name, x)
 
 
 def pair(x1: Any, x2: Any, names: tuple[str, str] = ("x1", "x2")) -> tuple[Any, Any]:
@@ -74,7 +77,7 @@ def random_key(key: Any) -> Key:
     """
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    raw = dtype == jnp.uint32 and jnp.ndim(key) == 1
+    raw = dtype == jnp.uint32 and jnp.shape(key) in ((2,), (4,))
     if not (raw or typed and jnp.ndim(key) == 0):
         raise ValueError(
             "`key` must be one JAX random key such as `jax.random.key(0)`, but it is "

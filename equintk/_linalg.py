@@ -29,7 +29,7 @@ NOISE = 10.0
 
 
 def rounding(n: int, dtype: Any) -> float:
-    """How far the eigenvalues of an `(n, n)` kernel are noise, relative to the largest.
+    """How far the eigenvalues of an `(n, n)` kernel are noise, relative to its entries.
 
     Independent errors of a few eps in each entry move an eigenvalue by about sqrt(n)
     of them; a kernel's entries are long sums, hence the factor.
@@ -87,6 +87,7 @@ class Eigenbasis(eqx.Module):
     eigenvalues: Any
     eigenvectors: Any
     kernel: Any
+    floor: Any
     shift: Any
     dtype: Any = eqx.field(static=True)
 
@@ -114,8 +115,9 @@ class Eigenbasis(eqx.Module):
             self.kernel = None
             skew = np.max(np.abs(kernel - kernel.T))
             values, vectors = np.linalg.eigh((kernel + kernel.T) / 2)
-        floor = self._floor(values)
-        self.eigenvalues = _accept(values, skew, shift, floor, self.dtype)
+        xp = values.__array_namespace__()
+        self.floor = _floor(values, xp.max(xp.abs(kernel)), self.dtype)
+        self.eigenvalues = _accept(values, skew, shift, self.floor, self.dtype)
         self.eigenvectors = vectors
 
     @property
@@ -137,26 +139,34 @@ class Eigenbasis(eqx.Module):
     def _apply(self, decay: AbstractDecay, residual: Any, times_kernel: bool) -> Any:
         values, vectors = self.eigenvalues, self.eigenvectors
         if not is_traced(self, decay, residual):
-            weight = _weights(
-                decay, values, self.shift, self._floor(values), times_kernel
-            )
+            weight = _weights(decay, values, self.shift, self.floor, times_kernel)
             return vectors @ (weight[:, None] * (vectors.T @ np.asarray(residual)))
-        values, vectors, shift = (
-            jnp.asarray(a, residual.dtype) for a in (values, vectors, self.shift)
+        values, vectors, shift, floor = (
+            jnp.asarray(a, residual.dtype)
+            for a in (values, vectors, self.shift, self.floor)
         )
-        floor = jax.lax.stop_gradient(self._floor(values))
+        floor = jnp.maximum(floor, _solver_noise(values))
+        floor = jax.lax.stop_gradient(floor)
         return _filtered(
             self.kernel, values, vectors, shift, decay, residual,
             floor=floor, times_kernel=times_kernel,
         )  # fmt: skip
 
-    def _floor(self, values: Any) -> Any:
-        """Below it an eigenvalue is noise; above 0 even for a kernel of zeros."""
-        xp = values.__array_namespace__()
-        n = len(values)
-        relative = max(rounding(n, self.dtype), rounding(n, values.dtype))
-        tiny = 1e4 * float(jnp.finfo(values.dtype).tiny)
-        return xp.maximum(relative * xp.max(xp.abs(values)), tiny)
+
+def _floor(values: Any, largest_entry: Any, dtype: Any) -> Any:
+    """Below it an eigenvalue is noise: of the kernel's entries, or of the solver."""
+    xp = values.__array_namespace__()
+    entries = rounding(len(values), dtype) * largest_entry
+    return xp.maximum(xp.asarray(entries, dtype=values.dtype), _solver_noise(values))
+
+
+def _solver_noise(values: Any) -> Any:
+    """Eigenvalues are solved for to a few eps of the largest. Not 0 even for zeros."""
+    xp = values.__array_namespace__()
+    info = jnp.finfo(values.dtype)
+    return xp.maximum(
+        NOISE * float(info.eps) * xp.max(xp.abs(values)), 1e4 * float(info.tiny)
+    )
 
 
 def _accept(values: Any, skew: Any, shift: Any, floor: Any, dtype: Any) -> Any:

@@ -12,14 +12,15 @@ arXiv:2001.07301.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import equinox.nn as nn
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+import numpy as np
+from jaxtyping import Array
 
 from . import _checks, _inputs
 from ._parameters import output_struct, partition
@@ -45,14 +46,15 @@ class Parameterized(eqx.Module):
 
     Attributes:
         module: the user's module, holding raw parameters: what is trained.
-        multipliers: of each leaf of `module`; `None` where there is none. Constants.
+        multipliers: pairs of a leaf's path below `module` and its multiplier. No leaves
+            of this PyTree, so that no transformation can take them for parameters.
         scheme: the name of the parameterization, with its `W_std` and `b_std`.
         W_std: standard deviation of a weight times the root of its fan-in.
         b_std: standard deviation of a bias.
     """
 
     module: Any
-    multipliers: PyTree[float | None]
+    multipliers: tuple[tuple[str, float], ...] = eqx.field(static=True)
     scheme: str = eqx.field(static=True)
     W_std: float = eqx.field(static=True)
     b_std: float = eqx.field(static=True)
@@ -60,12 +62,13 @@ class Parameterized(eqx.Module):
     @property
     def effective(self) -> Any:
         """The user's module with its parameters multiplied."""
-        return jtu.tree_map(
-            lambda multiplier, raw: raw if multiplier is None else multiplier * raw,
-            self.multipliers,
-            self.module,
-            is_leaf=lambda node: node is None,
-        )
+        multipliers = dict(self.multipliers)
+
+        def multiplied(path: Any, raw: Any) -> Any:
+            multiplier = multipliers.get(jtu.keystr(path))
+            return raw if multiplier is None else multiplier * raw
+
+        return jtu.tree_map_with_path(multiplied, self.module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the user's module with its parameters multiplied."""
@@ -79,7 +82,7 @@ def parameterize(
     scheme: Text = "ntk",
     W_std: Number = 1.0,
     b_std: Number = 0.0,
-    roles: Mapping[str, Role] | None = None,
+    roles: Any = None,
 ) -> Parameterized:
     """Redraw a model in a parameterization that makes widths comparable.
 
@@ -107,7 +110,7 @@ def parameterize(
         ValueError: for an unknown scheme, a negative standard deviation, a path in
             `roles` that is no parameter, or a parameter without a role.
     """
-    if scheme not in SCHEMES:
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(
             f"`scheme` must be one of {', '.join(map(repr, SCHEMES))}, but it is "
             f"{scheme!r}."
@@ -115,12 +118,16 @@ def parameterize(
     _checks.non_negative("W_std", W_std)
     _checks.non_negative("b_std", b_std)
     _inputs.random_key(key)
-    if isinstance(model, Parameterized):
-        model = model.module
+    model = jtu.tree_map(
+        lambda node: node.module if isinstance(node, Parameterized) else node,
+        model,
+        is_leaf=lambda node: isinstance(node, Parameterized),
+    )
     params, static = partition(model, None)
     output_struct(model, x)
     flat, treedef = jtu.tree_flatten_with_path(params)
-    role_of = _roles(model, [jtu.keystr(path) for path, _ in flat], roles or {})
+    paths = [jtu.keystr(path) for path, _ in flat]
+    role_of = _roles(model, dict(zip(paths, (a for _, a in flat), strict=True)), roles)
     weight, bias = SCHEMES[scheme]
 
     def redraw(key: Key, path: str, start: Array) -> tuple[Array, float | None]:
@@ -131,33 +138,45 @@ def parameterize(
         return std * jr.normal(key, start.shape, start.dtype), multiplier
 
     drawn = [
-        redraw(subkey, jtu.keystr(path), leaf)
-        for subkey, (path, leaf) in zip(jr.split(key, len(flat)), flat, strict=True)
+        redraw(subkey, path, leaf)
+        for subkey, path, (_, leaf) in zip(
+            jr.split(key, len(flat)), paths, flat, strict=True
+        )
     ]
-    raw, multipliers = (treedef.unflatten(part) for part in zip(*drawn, strict=True))
+    raw, multipliers = zip(*drawn, strict=True)
     return Parameterized(
-        eqx.combine(raw, static), multipliers, scheme, float(W_std), float(b_std)
+        eqx.combine(treedef.unflatten(raw), static),
+        tuple(
+            (path, multiplier)
+            for path, multiplier in zip(paths, multipliers, strict=True)
+            if multiplier is not None
+        ),
+        scheme,
+        float(W_std),
+        float(b_std),
     )
 
 
-def _roles(
-    model: Model, paths: Sequence[str], roles: Mapping[str, Role]
-) -> dict[str, Role]:
+def _roles(model: Model, params: Mapping[str, Any], roles: Any) -> dict[str, Role]:
     """The role of each parameter, by its path below the model."""
-    for path, role in roles.items():
-        if path not in paths:
-            raise ValueError(
-                f"`roles` names {path!r}, which is no parameter of the model; its "
-                f"parameters are {', '.join(map(repr, paths))}."
-            )
-        fan_in = isinstance(role, int) and not isinstance(role, bool) and role > 0
-        if not (fan_in or role in ("bias", "gain")):
-            raise ValueError(
-                f"The role of {path!r} must be a weight's fan-in (a positive integer), "
-                f'"bias" or "gain", but it is {role!r}.'
-            )
-    known = dict(_roles_from_layers(model)) | dict(roles)
-    for path in paths:
+    given = _checked_roles(roles, params)
+    path_of = {id(leaf): path for path, leaf in params.items()}
+    known: dict[str, Role] = {}
+    for layer_path, layer in _layers(model):
+        for field, role in _fields(layer_path, layer).items():
+            path = f"{layer_path}.{field}"
+            if path not in params:  # a weight tied to one that lives elsewhere
+                path = path_of.get(id(getattr(layer, field, None)))
+            if path is None or path in given:
+                continue
+            if known.setdefault(path, role) != role:
+                raise ValueError(
+                    f"The parameter `model{path}` is used with the roles "
+                    f"{known[path]!r} and {role!r} (fan-in, or kind). Say which: "
+                    f"`roles={{{path!r}: {role!r}}}`."
+                )
+    known |= given
+    for path in params:
         if path not in known:
             raise ValueError(
                 f"The parameter `model{path}` sits in no layer of `equinox.nn` that "
@@ -165,17 +184,54 @@ def _roles(
                 f'`roles={{{path!r}: 64}}` for a weight of fan-in 64, `"bias"`, or '
                 '`"gain"` to keep its start.'
             )
-    return {path: known[path] for path in paths}
+    return known
 
 
-def _roles_from_layers(model: Model) -> Iterator[tuple[str, Role]]:
-    kinds = tuple(_LAYERS)
+def _checked_roles(roles: Any, params: Mapping[str, Any]) -> dict[str, Role]:
+    if roles is None:
+        return {}
+    if not isinstance(roles, Mapping):
+        raise ValueError(
+            "`roles` must map the paths of parameters to their roles, such as "
+            f'`{{".scale": "gain"}}`, but it is {type(roles).__name__}.'
+        )
+    checked: dict[str, Role] = {}
+    for path, role in roles.items():
+        if path not in params:
+            raise ValueError(
+                f"`roles` names {path!r}, which is no parameter of the model; its "
+                f"parameters are {', '.join(map(repr, params))}."
+            )
+        is_fan_in = isinstance(role, int | np.integer) and not isinstance(role, bool)
+        if not (role in ("bias", "gain") or is_fan_in and role > 0):
+            raise ValueError(
+                f"The role of {path!r} must be a weight's fan-in (a positive integer), "
+                f'"bias" or "gain", but it is {role!r}.'
+            )
+        checked[path] = role if isinstance(role, str) else int(role)
+    return checked
+
+
+def _layers(model: Model) -> list[tuple[str, Any]]:
+    """Layers that say what their parameters are; tied weights are put in each."""
+    model = jtu.tree_map(
+        lambda node: node() if isinstance(node, nn.Shared) else node,
+        model,
+        is_leaf=lambda node: isinstance(node, nn.Shared),
+    )
+    kinds = (*_LAYERS, nn.SpectralNorm, nn.WeightNorm)
     nodes = jtu.tree_leaves_with_path(model, is_leaf=lambda n: isinstance(n, kinds))
-    for path, node in nodes:
-        for kind, fields in _LAYERS.items():
-            if isinstance(node, kind):
-                for field, role in fields(node).items():
-                    yield f"{jtu.keystr(path)}.{field}", role
+    return [(jtu.keystr(p), node) for p, node in nodes if isinstance(node, kinds)]
+
+
+def _fields(path: str, layer: Any) -> dict[str, Role]:
+    for kind, fields in _LAYERS.items():
+        if isinstance(layer, kind):
+            return fields(layer)
+    raise ValueError(
+        f"`model{path}` is a {type(layer).__name__}, which normalises the weight it "
+        "holds, so that no scaling of it has an effect. Parameterize a model without."
+    )
 
 
 def _affine(fan_in: int) -> dict[str, Role]:

@@ -1,5 +1,7 @@
 """Which leaves of a model are its parameters, and what it does with one example."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,11 @@ def partition(model: Model, trainable: Trainable) -> tuple[PyTree, PyTree]:
     Raises:
         ValueError: if nothing is selected, or something that cannot be differentiated.
     """
+    if not callable(model):
+        raise ValueError(
+            f"`model` must be a module that is called with one example, but it is "
+            f"{_kind(model)}, which cannot be called. Give it a `__call__`."
+        )
     if trainable is None:
         trainable = jtu.tree_map(
             lambda node: not _is_state(node) and eqx.is_inexact_array(node),
@@ -66,7 +73,8 @@ def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
     except Exception as error:
         error.add_note(
             "equintk called `model(x)` on one example, without a batch axis, of shape "
-            f"{jtu.tree_map(jnp.shape, example)}."
+            f"{jtu.tree_map(jnp.shape, example)}. If that is a single entry of your "
+            "example, pass `x[None]`; if it is a batch, pass one of it."
         )
         raise
     leaves = jtu.tree_leaves(out)
@@ -84,6 +92,18 @@ def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
     if out.size == 0:
         raise ValueError(f"`model(x)` returned an empty array of shape {out.shape}.")
     return out
+
+
+def common_dtype(leaves: Sequence[Any]) -> Any:
+    """The dtype that holds all, also where the user forbids silent promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves))
+
+
+def wide_dtype(leaves: Sequence[Any]) -> Any:
+    """The same, and float32 at least."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(common_dtype(leaves), jnp.float32)
 
 
 def _is_state(node: Any) -> bool:

@@ -1,6 +1,5 @@
 """What a network's own tangent kernel predicts: a kernel handed to gradient flow."""
 
-import math
 from typing import Any
 
 from jaxtyping import Array, Float
@@ -149,6 +148,7 @@ def _check(
     trainable: Trainable,
 ) -> tuple[Examples, Any, Examples]:
     """Inputs and targets as arrays; every refusal comes before the first kernel."""
+    _inputs.examples("x_test", x_test)
     x_train, x_test = _inputs.pair(x_train, x_test, ("x_train", "x_test"))
     partition(model, trainable)
     out = output_struct(model, _inputs.one_example(x_train)).shape
@@ -156,7 +156,9 @@ def _check(
     needed = (_inputs.count(x_train), *out)
     if targets.shape != needed:
         hint = ""
-        if targets.size == math.prod(needed):
+        if targets.shape == needed[::-1]:
+            hint = " Type `y_train.T`."
+        elif [n for n in targets.shape if n > 1] == [n for n in needed if n > 1]:
             hint = f" Type `y_train.reshape({needed})`."
         raise ValueError(
             "`y_train` must hold one target, of the shape of an output, for each "

@@ -142,9 +142,22 @@ def max_learning_rate(
     if not _checks.is_traced(momentum) and momentum >= 1:
         raise ValueError(f"`momentum` must be below 1, but it is {momentum!r}.")
     dtype = kernel.dtype
-    largest = _largest(flatten_kernel(_nonzero("kernel", kernel), n_out_axes))
+    matrix = flatten_kernel(_nonzero("kernel", kernel), n_out_axes)
+    largest = _largest(_symmetric(matrix))
     c, momentum = (jnp.asarray(a, dtype) for a in (c, momentum))
     return 2 * (1 + momentum) / (c * jnp.asarray(largest, dtype))
+
+
+def _symmetric(kernel: Array) -> Array:
+    """The kernel itself, of which the solver reads one triangle."""
+    skew = jnp.max(jnp.abs(kernel - kernel.T))
+    floor = rounding(len(kernel), kernel.dtype) * jnp.max(jnp.abs(kernel))
+    return _refuse(
+        kernel,
+        skew > floor,
+        "`kernel` is not symmetric beyond rounding. Pass a train-train kernel, such as "
+        "`nt.ntk_full(model, x)`.",
+    )
 
 
 def _largest(kernel: Any) -> Any:
@@ -227,6 +240,8 @@ def _array(name: str, value: Any) -> Array:
         raise ValueError(f"`{name}` must be real, but its dtype is {value.dtype}.")
     if not jnp.issubdtype(value.dtype, jnp.floating):
         value = value.astype(jnp.result_type(float))
+    if value.dtype.itemsize < 4:  # squares and sums leave the range of half precision
+        value = value.astype(jnp.float32)
     if math.prod(value.shape) == 0:
         raise ValueError(f"`{name}` is empty: it has shape {value.shape}.")
     return _checks.finite(name, value)
@@ -254,7 +269,9 @@ def _same_shape(a: Array, b: Array, names: tuple[str, str]) -> None:
 def _nonzero(name: str, a: Array) -> Array:
     text = f"`{name}` holds only zeros, and nothing can be compared with it."
     xp = jnp if _checks.is_traced(a) else np
-    return _refuse(a, xp.all(xp.asarray(a) == 0), text)
+    # Below the smallest normal number is zero too: its square and inverse are.
+    tiny = float(jnp.finfo(a.dtype).tiny)
+    return _refuse(a, xp.all(xp.abs(xp.asarray(a)) < tiny), text)
 
 
 def _refuse(value: Array, wrong: Any, text: str) -> Array:

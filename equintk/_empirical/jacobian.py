@@ -3,14 +3,12 @@
 The only file that knows how the exact kernel is computed.
 """
 
-import functools
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._parameters import common_dtype, wide_dtype
 from .._types import Examples
 
 Features = list[Float[Array, "_ out_size _"]]
@@ -57,17 +55,10 @@ def full(
 def _sum_over_leaves(
     contraction: str, one: Features, two: Features, precision: str
 ) -> Array:
-    dtype = functools.reduce(promote_types, (leaf.dtype for leaf in one))
     # Sums run in float32 at least: half precision keeps three digits of a long sum.
-    wide = promote_types(dtype, jnp.float32)
+    wide = wide_dtype(one)
     kernel = sum(
         jnp.einsum(contraction, a, b, precision=precision, preferred_element_type=wide)
         for a, b in zip(one, two, strict=True)
     )
-    return jnp.asarray(kernel, dtype)
-
-
-def promote_types(one: Any, two: Any) -> Any:
-    """The dtype that holds both, also where the user forbids silent promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(one, two)
+    return jnp.asarray(kernel, common_dtype(one))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import PyTree
 
 from .. import _checks, _inputs
@@ -45,8 +46,9 @@ def monte_carlo(
     Args:
         kernel: any function of a model that returns floating-point arrays, such as
             `lambda model: nt.ntk(model, x)`.
-        model_fn: builds a model from a key, and from nothing else. It is compiled,
-            since drawing is often most of the work.
+        model_fn: builds a model from a key. Where drawing is most of the work,
+            `equinox.filter_jit(model_fn)` draws faster, and functions made inside it
+            are the same for all draws, so that what is compiled for one serves all.
         key: draw number `i` is `model_fn(jax.random.fold_in(key, i))`.
         n_samples: the number of draws, or an increasing list of such numbers, which
             gives the running means of the same draws.
@@ -54,8 +56,7 @@ def monte_carlo(
 
     Raises:
         ValueError: if `model_fn` or `kernel` is no function, `n_samples` is not
-            positive and increasing, if two keys give the same model, or a draw gives
-            NaN or infinity.
+            positive and increasing, or a draw gives NaN or infinity.
 
     Holds the mean and the sum of squares, whatever the number of draws. Sums are
     updated by Welford's recurrence, so that a small spread about a large mean survives.
@@ -71,15 +72,15 @@ def monte_carlo(
     _inputs.random_key(key)
     counts = _counts(n_samples)
     report = reporter(progress, "monte_carlo")
-    # Compiled also so that a function made inside `model_fn`, such as an activation, is
-    # one and the same in all draws: what is compiled for one then serves all.
-    draw_model = eqx.filter_jit(model_fn)
-    _check_depends_on_its_key(draw_model, key, counts[-1])
     mean = squares = None
     results = []
     for i in range(counts[-1]):
-        draw = jtu.tree_map(jnp.asarray, kernel(draw_model(jr.fold_in(key, i))))
-        _checks.finite(f"kernel(model) of draw {i}", draw)
+        draw = jtu.tree_map(_float, kernel(_draw(model_fn, jr.fold_in(key, i))))
+        draw = _checks.finite(f"kernel(model) of draw {i}", draw)
+        if not jtu.tree_leaves(draw):
+            raise ValueError(
+                "`kernel(model)` must return arrays, but it returned none."
+            )
         if mean is None:
             mean, squares = draw, jtu.tree_map(jnp.zeros_like, draw)
         else:
@@ -87,33 +88,29 @@ def monte_carlo(
         if i + 1 in counts:
             results.append((mean, _standard_error(squares, i + 1)))
         report(i + 1, counts[-1])
-    if isinstance(n_samples, Sequence):
+    if _is_several(n_samples):
         mean, error = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *results)
         return MonteCarlo(mean, error, tuple(counts))
     mean, error = results[0]
     return MonteCarlo(mean, error, counts[0])
 
 
-def _check_depends_on_its_key(draw_model: Any, key: Key, n_samples: int) -> None:
-    """Randomness that is not JAX's would be drawn once, at compilation."""
-    if n_samples == 1:
-        return
-    one, two = (
-        jtu.tree_leaves(
-            eqx.filter(draw_model(jr.fold_in(key, i)), eqx.is_inexact_array)
+def _draw(model_fn: ModelFn, key: Key) -> Any:
+    try:
+        return model_fn(key)
+    except Exception as error:
+        error.add_note(
+            "equintk called `model_fn(key)`, which must build a model from a key, "
+            "such as `lambda key: nt.parameterize(model, x[0], key)`."
         )
-        for i in (0, 1)
-    )
-    if (
-        one
-        and not _checks.is_traced(one)
-        and all(jnp.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    ):
-        raise ValueError(
-            "`model_fn` gives the same model for two keys, so there is nothing to "
-            "average over. Draw all random parameters from the key with `jax.random`; "
-            "NumPy's and Python's randomness is drawn once."
-        )
+        raise
+
+
+def _float(leaf: Any) -> Any:
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf
+    return leaf.astype(jnp.result_type(float))
 
 
 @jax.jit
@@ -133,15 +130,20 @@ def _standard_error(squares: PyTree, n: int) -> PyTree:
     return jtu.tree_map(lambda s: jnp.sqrt(s / (n * (n - 1))), squares)
 
 
-def _counts(n_samples: Integers) -> list[int]:
+def _is_several(n_samples: Any) -> bool:
     # Text is a sequence too, but its characters are no integers.
-    asked = n_samples if isinstance(n_samples, Sequence) else [n_samples]
+    return isinstance(n_samples, Sequence) or np.ndim(n_samples) == 1
+
+
+def _counts(n_samples: Integers) -> list[int]:
+    given: Any = n_samples
+    asked: list[Any] = list(given) if _is_several(given) else [given]
     try:
-        counts = [operator.index(n) for n in asked]
+        counts = [operator.index(n) for n in asked if not isinstance(n, bool)]
     except TypeError:
         counts = []
     increasing = all(a < b for a, b in zip(counts, counts[1:], strict=False))
-    if not counts or counts[0] < 1 or not increasing:
+    if len(counts) < len(asked) or not counts or counts[0] < 1 or not increasing:
         raise ValueError(
             "`n_samples` must be a positive integer or an increasing list of positive "
             f"integers, but it is {n_samples!r}."

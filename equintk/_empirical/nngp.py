@@ -33,8 +33,7 @@ def nngp(
     the root of their number. The rank is at most `n_samples * out_size`.
 
     Args:
-        model_fn: builds a model from a key, and from nothing else; `model(x)` maps one
-            example to an array.
+        model_fn: builds a model from a key; `model(x)` maps one example to an array.
         key: draw number `i` is `model_fn(jax.random.fold_in(key, i))`.
         x1: the examples that index the rows; the first axis counts them.
         x2: the examples that index the columns; `None` means `x1` again.

@@ -6,7 +6,6 @@ Source: Jacot, Gabriel and Hongler, arXiv:1806.07572, section 4.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -134,25 +133,4 @@ def _kernel(
         flip, x1, x2, batch_size, reporter(progress, "ntk"),
     )  # fmt: skip
     kernel = kernel.reshape(kernel.shape[:2] + out.shape * len(out_axes))
-    return finite_kernel(kernel)
-
-
-def finite_kernel(kernel: Any) -> Any:
-    """The kernel itself.
-
-    Raises:
-        ValueError: if it has NaN or infinity in it and is not traced.
-    """
-    if _checks.is_traced(kernel):
-        return kernel
-    bad = ~jnp.isfinite(kernel)
-    if bad.any():
-        where = tuple(int(i) for i in jnp.argwhere(bad)[0])
-        raise ValueError(
-            f"The kernel has {int(bad.sum())} entries that are NaN or infinite, the "
-            f"first at {where[:2]}: the model or its derivative by a parameter is not "
-            "finite at one of these examples. Look for a division by zero, `sqrt` or "
-            "`norm` at zero, or an overflow; to see where, type "
-            "`jax.config.update('jax_debug_nans', True)`."
-        )
-    return kernel
+    return _checks.finite_result("A kernel", kernel)

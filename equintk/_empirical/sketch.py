@@ -5,7 +5,6 @@ column of $R$ is drawn when it is needed, from its own key, and used as the dire
 one forward-mode derivative; neither $R$ nor a Jacobian is ever stored.
 """
 
-import functools
 from typing import Any
 
 import equinox as eqx
@@ -17,11 +16,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks, _inputs
 from .._batch import Blocks
-from .._parameters import output_struct, partition
+from .._parameters import output_struct, partition, wide_dtype
 from .._progress import reporter
 from .._types import Examples, Integer, Key, Model, Progress, Text, Trainable
-from .jacobian import promote_types
-from .ntk import finite_kernel
 
 # Numbers in the directions held at once: enough to fill the machine, little to store.
 _NUMBERS_PER_CHUNK = 2**23
@@ -71,7 +68,7 @@ def mc_ntk(
     features = _features_of_both(
         model, key, x1, x2, proj_dim, method, batch_size, trainable, progress
     )
-    return finite_kernel(averaged_product(*features, precision))
+    return _checks.finite_result("A kernel", averaged_product(*features, precision))
 
 
 def ntk_features(
@@ -151,6 +148,7 @@ def _features_of_both(
         report(done, len(starts))
     scale = (proj_dim * out.size) ** -0.5
     features = [jnp.concatenate(column, axis=-1) * scale for column in columns]
+    features = [_checks.finite_result("Features", z) for z in features]
     return features[0], features[-1]
 
 
@@ -160,10 +158,7 @@ def _draw(params: PyTree, key: Key, indices: Array) -> PyTree:
     leaves, treedef = jtu.tree_flatten(params)
     sizes = [leaf.size for leaf in leaves]
     offsets = [sum(sizes[:i]) for i in range(1, len(sizes))]
-    # Half precision would repeat its few values.
-    dtype = functools.reduce(
-        promote_types, (leaf.dtype for leaf in leaves), jnp.dtype(jnp.float32)
-    )
+    dtype = wide_dtype(leaves)  # half precision would repeat its few values
 
     def one(index: Any) -> PyTree:
         normals = jr.normal(jr.fold_in(key, index), (sum(sizes),), dtype)

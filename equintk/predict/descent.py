@@ -82,7 +82,7 @@ class GradientDescent(eqx.Module):
 
         Returns:
             `(n, *out)`, or `(n_times, n, *out)` for several times. Where training
-            diverges, it stops growing at the root of the largest number.
+            diverges, it stops growing at about 1e19 times the start.
 
         Raises:
             ValueError: for a negative or fractional number of steps, a wrong shape,
@@ -187,9 +187,12 @@ class _Descent(AbstractDecay):
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    """base^exponent for numbers of at least 0, without overflow or NaN."""
+    """base^exponent for numbers of at least 0, without overflow or NaN.
+
+    It stops at the root of the largest float32, which the result may have to fit.
+    """
     xp = base.__array_namespace__()
-    largest = math.log(float(xp.finfo(base.dtype).max)) / 2
+    largest = math.log(float(jnp.finfo(jnp.float32).max)) / 2
     logarithm = exponent * xp.log(xp.where(base > 0, base, 1))
     power = xp.exp(xp.minimum(logarithm, largest))
     return xp.where(base > 0, power, xp.where(exponent == 0, 1, 0))

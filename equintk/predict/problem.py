@@ -69,7 +69,7 @@ class Problem(eqx.Module):
             moved = self.basis.fitted(decay, residual)
             return f0 - moved.reshape(f0.shape)
 
-        return jnp.asarray(_each(at, cast(times)), dtype)
+        return _in_range(_each(at, cast(times)), dtype)
 
     def test(
         self,
@@ -96,14 +96,13 @@ class Problem(eqx.Module):
             moved = times_matrix(kernel, self.basis.coefficients(decay, residual))
             return f0 - moved.reshape(f0.shape)
 
-        return jnp.asarray(_each(at, cast(times)), dtype)
+        return _in_range(_each(at, cast(times)), dtype)
 
     def _residual(self, cast: Any, f0_train: Any) -> tuple[Any, Any]:
         """The outputs, and the residual as `(n, p)` or, coupled, `(n*out, 1)`."""
         f0 = cast(f0_train)
         residual = f0 - cast(self.y_train)
-        n = 1 if self.coupled else len(residual)
-        return f0, residual.reshape(-1, 1) if self.coupled else residual.reshape(n, -1)
+        return f0, residual.reshape((-1, 1) if self.coupled else (len(residual), -1))
 
     def _precision(
         self, decay_at: DecayAt, times: Any, *arrays: Any
@@ -140,6 +139,21 @@ class Problem(eqx.Module):
                 "training inputs: `nt.ntk(model, x_test, x_train)`."
             )
         return kernel
+
+
+def _in_range(outputs: Any, dtype: Any) -> Any:
+    """The outputs in the user's precision."""
+    if _checks.is_traced(outputs):
+        return jnp.asarray(outputs, dtype)
+    with np.errstate(over="ignore"):
+        outputs = np.asarray(outputs).astype(dtype)
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            f"A prediction leaves the range of {dtype}: the targets, the outputs at "
+            "the start or the kernel are too large. Scale them, or pass float64 arrays "
+            "under `jax.config.update('jax_enable_x64', True)`."
+        )
+    return jnp.asarray(outputs)
 
 
 def array(name: str, value: Any) -> Any:
@@ -183,7 +197,11 @@ def moments(name: str, value: Any, needed: str, holds: Callable[[Any], Any]) -> 
         value = jnp.asarray(value)
     concrete = not _checks.is_traced(value)
     if concrete:
-        value = np.asarray(value, np.float64)
+        try:
+            value = np.asarray(np.nan if value is None else value, np.float64)
+        except (TypeError, ValueError) as error:
+            text = f"`{name}` must be {needed}, or a list of such, but it is {value!r}."
+            raise ValueError(text) from error
     if value.ndim > 1 or value.size == 0:
         raise ValueError(
             f"`{name}` must be {needed}, or a list of at least one, but it has shape "

@@ -221,3 +221,23 @@ def test_a_zero_reference_is_refused_inside_compiled_code():
 
 def test_the_namespace_is_public():
     assert nt.metrics is metrics
+
+
+def test_half_precision_is_compared_in_float32():
+    ones = jnp.ones((300, 300), jnp.float16)
+    assert_close(metrics.relative_distance(ones, 2 * ones), 0.5)
+    assert_close(metrics.target_alignment(ones, ones[0]), 1.0)
+    assert_close(metrics.effective_rank(jnp.eye(700, dtype=jnp.float16)), 700.0)
+    rate = jax.jit(metrics.max_learning_rate)(jnp.eye(3, dtype=jnp.bfloat16))
+    assert_close(rate, 2.0)
+
+
+def test_numbers_too_small_to_square_are_refused_as_zeros():
+    for call in (metrics.effective_rank, metrics.max_learning_rate):
+        with pytest.raises(ValueError, match="holds only zeros"):
+            call(np.eye(2, dtype=np.float32) * np.float32(1e-40))
+
+
+def test_the_largest_learning_rate_of_an_asymmetric_kernel_is_refused():
+    with pytest.raises(ValueError, match="`kernel` is not symmetric beyond rounding"):
+        metrics.max_learning_rate(np.asarray([[1.0, 5.0], [0.0, 1.0]]))

@@ -98,7 +98,7 @@ def test_the_error_of_the_nngp_follows_its_law(getkey):
     assert 0.9 < np.sqrt(np.mean(np.square(errors))) / law < 1.15
 
 
-@pytest.mark.parametrize("n_samples", [0, -1, 2.5, [], [3, 3], [5, 2], "many"])
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, [], [3, 3], [5, 2], "many", True])
 def test_sample_counts_must_be_positive_and_increasing(n_samples, getkey):
     with pytest.raises(
         ValueError, match="`n_samples` must be a positive integer or an incr"
@@ -124,27 +124,19 @@ def test_bad_input_is_refused_with_what_to_type(getkey):
         nt.nngp(build, getkey(), X, X[:, :2])
 
 
-def test_a_model_that_ignores_its_key_is_refused(getkey):
-    numpy_random = lambda key: eqx.tree_at(
-        lambda m: (m.weight, m.bias),
-        eqx.nn.Linear(3, 1, key=jr.key(0)),
-        (jnp.asarray(np.random.default_rng().normal(size=(1, 3))), jnp.zeros(1)),
+def test_counts_may_be_numpy_integers_and_kernels_integers(getkey):
+    counts: Any = np.asarray([1, 3])
+    one = nt.monte_carlo(lambda m: jnp.arange(2), build, getkey(), counts)
+    assert one.mean.dtype == jnp.float64 and one.n_samples == (1, 3)
+
+
+def test_a_model_given_for_model_fn_is_answered_with_what_to_type(getkey):
+    model: Any = build(getkey())
+    with pytest.raises(Exception) as error:
+        nt.nngp(model, getkey(), X)
+    assert "`lambda key: nt.parameterize(model, x[0], key)`" in " ".join(
+        error.value.__notes__
     )
-    with pytest.raises(ValueError, match="the same model for two keys.*`jax.random`"):
-        nt.nngp(numpy_random, getkey(), X, n_samples=2)
-
-
-def test_a_function_made_inside_model_fn_compiles_once(getkey):
-    traced = []
-
-    def build(key):
-        def activation(h):
-            traced.append(1)
-            return jnp.tanh(h)
-
-        return eqx.nn.MLP(3, 1, 4, 1, activation=activation, key=key)
-
-    nt.nngp(build, getkey(), X, n_samples=2)
-    once = len(traced)
-    nt.nngp(build, getkey(), X, n_samples=8)
-    assert len(traced) <= 2 * once
+    nothing: Any = lambda m: None
+    with pytest.raises(ValueError, match="`kernel\\(model\\)` must return arrays"):
+        nt.monte_carlo(nothing, build, getkey(), 2)

@@ -261,3 +261,31 @@ def test_a_derivative_that_is_not_finite_is_an_error_and_no_silent_nan():
 
     with pytest.raises(ValueError, match="NaN or infinite, the first at \\(1, 0\\)"):
         nt.ntk(Root(jnp.ones(3)), jnp.eye(3).at[1].set(0.0)[:2], jnp.eye(3)[:1])
+
+
+@pytest.mark.parametrize("kernel", [nt.ntk, nt.ntk_full])
+def test_what_is_not_finite_is_an_error_under_jit_too(kernel, getkey):
+    model = eqx.nn.MLP(3, 1, 4, 1, key=getkey())
+    compiled = eqx.filter_jit(kernel)
+    assert np.all(np.isfinite(compiled(model, jnp.asarray(X))))
+    with pytest.raises(Exception, match="`x1` holds NaN or infinity"):
+        compiled(model, X * jnp.nan)
+    broken = eqx.tree_at(lambda m: m.layers[0].bias, model, jnp.full(4, jnp.nan))
+    with pytest.raises(Exception, match="entries that are NaN or infinite"):
+        jax.block_until_ready(compiled(broken, jnp.asarray(X)))
+
+
+def test_numbers_beyond_the_precision_computed_with_are_refused(getkey):
+    with jax.enable_x64(False):
+        model = ZOO["mlp"].model(getkey(), jnp.float32)
+        with pytest.raises(ValueError, match="`x1` must be finite"):
+            nt.ntk(model, np.full((2, 3), 3e39))
+
+
+def test_a_model_that_cannot_be_called_is_refused():
+    class NotCallable(eqx.Module):
+        w: jax.Array
+
+    model: Any = NotCallable(jnp.ones(3))
+    with pytest.raises(ValueError, match="`model` must be a module that is called"):
+        nt.ntk(model, X)

@@ -58,9 +58,9 @@ def test_recurrent_cells_have_two_fan_ins(cell, getkey):
             return out[0] if cell is eqx.nn.LSTMCell else out
 
     got = nt.parameterize(Step(cell(50, 200, key=getkey())), jnp.zeros(50), getkey())
-    assert np.isclose(got.multipliers.cell.weight_ih, 50**-0.5)
-    assert np.isclose(got.multipliers.cell.weight_hh, 200**-0.5)
-    assert got.multipliers.cell.bias == 0.0
+    assert np.isclose(dict(got.multipliers)[".cell.weight_ih"], 50**-0.5)
+    assert np.isclose(dict(got.multipliers)[".cell.weight_hh"], 200**-0.5)
+    assert dict(got.multipliers)[".cell.bias"] == 0.0
 
 
 def test_the_ntk_of_a_deep_network_does_not_grow_with_width_only_in_the_ntk_scheme(
@@ -112,18 +112,18 @@ def test_gains_keep_their_start(getkey):
     model = ZOO["layer norm"].model(getkey())
     scaled = nt.parameterize(model, jnp.ones(3), getkey(), W_std=2.0)
     assert_close(scaled.effective.norm.weight, model.norm.weight)
-    assert scaled.multipliers.norm.weight is None
+    assert ".norm.weight" not in dict(scaled.multipliers)
 
 
 def test_roles_override_and_serve_raw_arrays(getkey):
     model = ZOO["matrix output, raw arrays"].model(getkey())
     x = jnp.ones(3)
     scaled = nt.parameterize(model, x, getkey(), roles={".w": 3, ".scale": "gain"})
-    assert np.isclose(scaled.multipliers.w, 3**-0.5)
+    assert np.isclose(dict(scaled.multipliers)[".w"], 3**-0.5)
     assert_close(scaled.module.scale, model.scale)
     linear = eqx.nn.Linear(3, 2, key=getkey())
     wider = nt.parameterize(linear, x, getkey(), roles={".weight": 12})
-    assert np.isclose(wider.multipliers.weight, 12**-0.5)
+    assert np.isclose(dict(wider.multipliers)[".weight"], 12**-0.5)
 
 
 def test_parameterizing_again_starts_from_the_module(getkey):
@@ -147,6 +147,8 @@ def test_parameterizing_again_starts_from_the_module(getkey):
             "names '.wieght', which is no parameter.*'.weight'",
         ),
         ({"roles": {".weight": "wide"}}, "must be a weight's fan-in"),
+        ({"roles": "bias"}, "`roles` must map the paths of parameters to their roles"),
+        ({"scheme": ["ntk"]}, "`scheme` must be one of"),
         ({"x": jnp.ones((7, 4))}, "without a batch axis, of shape \\(7, 4\\)"),
     ],
 )
@@ -170,3 +172,62 @@ def test_a_closure_is_refused(getkey):
     linear = eqx.nn.Linear(3, 2, key=getkey())
     with pytest.raises(ValueError, match="no parameters.*Module` itself"):
         nt.parameterize(lambda x: linear(x), jnp.ones(3), getkey())
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda build, key: jax.device_put(build(key)),
+        lambda build, key: jax.jit(build)(key),
+        lambda build, key: jax.tree.map(jnp.asarray, build(key)),
+        lambda build, key: jax.tree.map(lambda a: a[0], jax.vmap(build)(key[None])),
+    ],
+)
+def test_multipliers_stay_constants_under_every_transformation(through, getkey):
+    model = eqx.nn.Linear(3, 2, key=getkey())
+    x, key = jr.normal(getkey(), (4, 3)), getkey()
+    build = lambda key: nt.parameterize(model, x[0], key, W_std=1.5, b_std=0.3)
+    assert_close(nt.ntk(through(build, key), x), 1.5**2 * x @ x.T / 3 + 0.3**2)
+    leaves = jax.tree.leaves(eqx.filter(through(build, key), eqx.is_inexact_array))
+    assert len(leaves) == 2
+
+
+def test_a_parameterized_part_is_parameterized_once(getkey):
+    linear = lambda: eqx.nn.Linear(3, 3, key=getkey())
+    part = nt.parameterize(linear(), jnp.ones(3), getkey(), W_std=5.0)
+    model = eqx.nn.Sequential([part, linear()])
+    scaled = nt.parameterize(model, jnp.ones(3), getkey())
+    multipliers = [multiplier for _, multiplier in scaled.multipliers]
+    assert np.allclose(multipliers, [3**-0.5, 0.0] * 2)
+    assert isinstance(scaled.module.layers[0], eqx.nn.Linear)
+
+
+def tied(key):
+    """An embedding whose table is also the weight of the readout."""
+    k1, k2 = jr.split(key)
+    layers = (eqx.nn.Embedding(5, 4, key=k1), eqx.nn.Linear(4, 5, key=k2))
+
+    class Tied(eqx.Module):
+        shared: eqx.nn.Shared
+
+        def __call__(self, token):
+            embedding, readout = self.shared()
+            return readout(embedding(token))
+
+    return Tied(eqx.nn.Shared(layers, lambda m: m[1].weight, lambda m: m[0].weight))
+
+
+def test_a_tied_weight_with_two_fan_ins_is_refused_by_its_path(getkey):
+    token, path = jnp.asarray(2), ".shared.pytree[0].weight"
+    with pytest.raises(
+        ValueError, match=r"shared\.pytree\[0\]\.weight` is used with.* 1 and 4"
+    ):
+        nt.parameterize(tied(getkey()), token, getkey())
+    scaled = nt.parameterize(tied(getkey()), token, getkey(), roles={path: np.int64(4)})
+    assert dict(scaled.multipliers)[path] == 0.5
+
+
+def test_layers_that_normalise_their_weight_are_refused(getkey):
+    model = eqx.nn.WeightNorm(eqx.nn.Linear(3, 2, key=getkey()))
+    with pytest.raises(ValueError, match="WeightNorm, which normalises the weight"):
+        nt.parameterize(model, jnp.ones(3), getkey())

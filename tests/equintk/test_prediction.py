@@ -205,7 +205,14 @@ def test_random_projections_interpolate_the_training_targets(
             {"y_train": np.ones((4, 3))},
             r"`y_train`.*\(5, 3\).*But it has shape \(4, 3\)",
         ),
-        ({"y_train": np.ones(15)}, r"Type `y_train.reshape\(\(5, 3\)\)`"),
+        ({"y_train": np.ones((3, 5))}, r"Type `y_train\.T`"),
+        ({"y_train": np.ones((5, 1, 3))}, r"Type `y_train.reshape\(\(5, 3\)\)`"),
+        ({"x_test": None}, "`x_test` must be an array"),
+        ({"t": None}, "`t` must be a time of at least 0"),
+        (
+            {"t": {}},
+            "`t` must be a time.*list of such, but it is {}",
+        ),
         (
             {"x_test": np.ones((2, 4))},
             "`x_train` and `x_test` must hold examples of one sh",

@@ -138,3 +138,10 @@ def test_bad_input_is_refused_with_what_to_type(arguments, text, getkey):
             arguments["x"] = arguments.pop("x1")
         with pytest.raises(ValueError, match=text):
             function(model, **arguments)
+
+
+def test_features_of_a_model_that_is_not_finite_are_an_error(getkey):
+    model = eqx.nn.MLP(3, 1, 4, 1, key=getkey())
+    broken = eqx.tree_at(lambda m: m.layers[0].bias, model, jnp.full(4, jnp.nan))
+    with pytest.raises(ValueError, match="Features with .* NaN or infinite"):
+        nt.ntk_features(broken, getkey(), np.ones((2, 3)))

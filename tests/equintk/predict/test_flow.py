@@ -374,3 +374,29 @@ def test_bad_values_are_refused_inside_compiled_code(call, arguments, text):
 
 def test_the_names_are_public():
     assert nt.predict.GradientFlow is GradientFlow
+
+
+def test_float32_kernels_follow_float64_until_their_entries_say_nothing_more():
+    # 200 points on a line: most eigenvalues are far below the largest, but above what
+    # rounding does to the entries. A floor relative to the largest eigenvalue would
+    # drop modes that are being learnt, and the training error would rise again.
+    x = np.linspace(-1, 1, 200)[:, None]
+    kernel = np.exp(-8 * (x - x.T) ** 2)
+    y = np.sign(np.sin(6 * x))
+    times = [1.0, 10.0, 100.0, 1e3, 1e4]
+
+    def errors(dtype):
+        flow = GradientFlow(jnp.asarray(kernel, dtype), jnp.asarray(y, dtype))
+        fitted = np.asarray(flow.train(times, jnp.zeros_like(jnp.asarray(y, dtype))))
+        return np.sqrt(np.mean((fitted - y) ** 2, axis=(1, 2)))
+
+    single = errors(jnp.float32)
+    assert np.all(np.diff(single) <= 1e-3)
+    assert np.allclose(single, errors(jnp.float64), rtol=0.02)
+
+
+def test_a_prediction_beyond_its_precision_is_an_error():
+    single = lambda shape, value: jnp.full(shape, value, jnp.float32)
+    flow = GradientFlow(jnp.eye(2, dtype=jnp.float32), single(2, 3e38))
+    with pytest.raises(ValueError, match="leaves the range of float32"):
+        flow.test(jnp.inf, single((1, 2), 9.0), single(2, 0.0), single(1, 0.0))
