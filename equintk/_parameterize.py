@@ -108,7 +108,8 @@ def parameterize(
 
     Raises:
         ValueError: for an unknown scheme, a negative standard deviation, a path in
-            `roles` that is no parameter, or a parameter without a role.
+            `roles` that is no parameter, a parameter without a role or, where it is
+            tied, with two, or a layer that normalises its weight.
     """
     if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(
