@@ -1,6 +1,7 @@
 """Functions of a kernel: what is refused, what counts as zero, derivatives."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from equintk.predict.flow import _Flow
 from tests.helpers import assert_close, relative_error, tolerance
 
 
-def gram(n, rank, dtype=np.float64):
+def gram(n, rank, dtype: Any = np.float64):
     features = np.random.default_rng(0).normal(size=(n, rank)).astype(dtype)
     return features @ features.T / rank
 
