@@ -16,19 +16,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.slopes import MET, NO_BAND, NOT_MET
-from experiments.tables import (
-    SLOPE_COLUMNS,
+from experiments.reading import (
     InputError,
     Runs,
     aggregate,
     groups,
-    is_config_column,
     key_columns,
     read_runs,
     skipped_lines,
     varying_columns,
 )
+from experiments.slopes import MET, NO_BAND, NOT_MET
+from experiments.tables import SLOPE_COLUMNS, is_config_column
 
 if TYPE_CHECKING:
     import pandas as pd

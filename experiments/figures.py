@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.reading import groups, key_columns
 from experiments.slopes import NO_FIT, PowerLaw, fittable_columns, power_law
 from experiments.tables import (
     ALL_LAYERS,
@@ -17,8 +18,6 @@ from experiments.tables import (
     TEST,
     TRAIN,
     describe,
-    groups,
-    key_columns,
 )
 
 if TYPE_CHECKING:

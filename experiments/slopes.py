@@ -9,13 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.tables import (
-    SLOPE_COLUMNS,
-    InputError,
-    groups,
-    key_columns,
-    measured_columns,
-)
+from experiments.reading import InputError, groups, key_columns, measured_columns
+from experiments.tables import SLOPE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

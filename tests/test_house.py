@@ -29,7 +29,7 @@ def imported(path):
 @pytest.mark.parametrize("path", LIBRARY + EXPERIMENTS, ids=lambda p: p.stem)
 def test_only_public_names_of_jax_are_imported(path):
     assert not [name for name in imported(path) if re.match(r"jax(lib)?\._", name)]
-    assert "jax._src" not in path.read_text(encoding="utf-8")
+    assert "jax." + "_src" not in path.read_text(encoding="utf-8")
 
 
 def test_the_library_imports_nothing_that_only_experiments_need():

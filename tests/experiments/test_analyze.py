@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.analyze import analyze, main
-from experiments.tables import InputError
+from experiments.reading import InputError
 from tests.experiments.fake_runs import write_failed, write_study
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from experiments.tables import load_runs
+from experiments.reading import load_runs
 
 from .commands import CONF, run_command
 

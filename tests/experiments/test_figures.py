@@ -6,8 +6,8 @@ import pytest
 from matplotlib.image import imread
 
 from experiments.figures import MAX_COLORS, divergence_figure, scaling_figure
+from experiments.reading import load_runs
 from experiments.slopes import fittable_columns, scaling_table
-from experiments.tables import load_runs
 from tests.experiments.fake_runs import write_study
 
 WIDTHS = (32, 64, 128, 256)

@@ -9,14 +9,9 @@ import pytest
 import yaml
 
 from experiments import pipeline, run, store
+from experiments.reading import load_runs
 from experiments.schema import identity
-from experiments.tables import (
-    CURVE_COLUMNS,
-    METRICS,
-    describe,
-    load_runs,
-    summary_column,
-)
+from experiments.tables import CURVE_COLUMNS, METRICS, describe, summary_column
 
 from .commands import CONF, ROOT, SMALL, options, run_command, small
 

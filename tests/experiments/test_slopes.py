@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.reading import InputError, load_runs
 from experiments.slopes import fit_power_law, power_law, scaling_table
-from experiments.tables import SLOPE_COLUMNS, InputError, load_runs
+from experiments.tables import SLOPE_COLUMNS
 from tests.experiments.fake_runs import LAWS, write_study
 
 WIDTHS = (32, 64, 128, 256, 512)

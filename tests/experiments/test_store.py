@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from experiments import store
+from experiments.reading import InputError, load_runs
 from experiments.schema import Config, identity
-from experiments.tables import CURVE_COLUMNS, InputError, load_runs
+from experiments.tables import CURVE_COLUMNS
 
 from .commands import config, options
 

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 
 import experiments.analyze
 from experiments import pipeline
+from experiments.reading import load_runs
 from experiments.sweep import job_overrides
-from experiments.tables import load_runs
 
 from .commands import SMALL, run_command
 
