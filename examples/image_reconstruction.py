@@ -44,7 +44,10 @@ class CoordinateNetwork(eqx.Module):
 
 
 def main(
-    size: int = SIZE, width: int = 256, path: str = "image_reconstruction.png"
+    size: int = SIZE,
+    width: int = 256,
+    steps: tuple[int, ...] = STEPS,
+    path: str = "image_reconstruction.png",
 ) -> dict:
     """Predict, train, compare and draw.
 
@@ -69,14 +72,14 @@ def main(
     descent = nt.predict.GradientDescent(kernel, y, learning_rate=rate)
     f0_seen, f0 = (jax.vmap(network)(jnp.asarray(points)) for points in (x, everywhere))
     predicted = descent.test(
-        list(STEPS), nt.ntk_full(network, everywhere, x), f0_seen, f0
+        list(steps), nt.ntk_full(network, everywhere, x), f0_seen, f0
     )
 
     trained = _train(
-        network, jnp.asarray(x), jnp.asarray(y), rate, jnp.asarray(everywhere)
+        network, jnp.asarray(x), jnp.asarray(y), rate, jnp.asarray(everywhere), steps
     )
     errors = {}
-    for s, p, f in zip(STEPS, predicted, trained, strict=True):
+    for s, p, f in zip(steps, predicted, trained, strict=True):
         p, f = (np.asarray(a).reshape(size, size, 3) for a in (p, f))
         truth = colours - 0.5
         errors[s] = {
@@ -88,12 +91,12 @@ def main(
             f"after {s} steps: "
             + ", ".join(f"{k} {v:.3f}" for k, v in errors[s].items())
         )
-    _draw(colours, seen, np.asarray(predicted) + 0.5, np.asarray(trained) + 0.5, path)
+    _draw(colours, seen, steps, np.asarray(predicted) + 0.5, trained + 0.5, path)
     return errors
 
 
-def _train(network, x, y, rate, everywhere) -> np.ndarray:
-    """Outputs of the network at all pixels after each of STEPS full-batch steps."""
+def _train(network, x, y, rate, everywhere, steps) -> np.ndarray:
+    """Outputs of the network at all pixels after each of `steps` full-batch steps."""
     params, static = eqx.partition(network, eqx.is_inexact_array)
     outputs = jax.jit(lambda p, x: jax.vmap(eqx.combine(p, static))(x))
 
@@ -103,9 +106,9 @@ def _train(network, x, y, rate, everywhere) -> np.ndarray:
         return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
 
     found = []
-    for i in range(1, STEPS[-1] + 1):
+    for i in range(1, steps[-1] + 1):
         params = step(params)
-        if i in STEPS:
+        if i in steps:
             found.append(outputs(params, everywhere))
     return np.stack(found)
 
@@ -114,10 +117,10 @@ def _rms(error: np.ndarray) -> float:
     return float(np.sqrt(np.mean(error**2)))
 
 
-def _draw(colours, seen, predicted, trained, path) -> None:
+def _draw(colours, seen, steps, predicted, trained, path) -> None:
     size = len(colours)
-    figure = Figure(figsize=(2 * (len(STEPS) + 1), 4.4), layout="constrained")
-    axes = figure.subplots(2, len(STEPS) + 1)
+    figure = Figure(figsize=(2 * (len(steps) + 1), 4.4), layout="constrained")
+    axes = figure.subplots(2, len(steps) + 1)
     shown = [
         [("picture", colours)],
         [("seen", np.where(seen[..., None], colours, 1.0))],
@@ -127,7 +130,7 @@ def _draw(colours, seen, predicted, trained, path) -> None:
     ):
         row += [
             (f"{name}, {s} steps", frame.reshape(size, size, 3))
-            for s, frame in zip(STEPS, frames, strict=True)
+            for s, frame in zip(steps, frames, strict=True)
         ]
     for ax, (title, image) in zip(axes.flat, shown[0] + shown[1], strict=True):
         ax.imshow(np.clip(image, 0, 1))

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -63,6 +64,16 @@ def test_the_sweep_runs_as_written(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 of 2 runs finished" in done.stdout
     assert len(list(tmp_path.glob("default/r*/summary.csv"))) == 2
+
+
+def test_the_image_example_draws_a_network_that_follows_its_kernel(
+    as_a_user_has_it, tmp_path
+):
+    path = tmp_path / "picture.png"
+    example = runpy.run_path(str(ROOT / "examples" / "image_reconstruction.py"))
+    errors = example["main"](size=8, width=64, steps=(4, 16), path=str(path))
+    assert errors[16]["between them"] < 0.5 * errors[16]["network"]
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_file_that_the_readme_names_exists():
