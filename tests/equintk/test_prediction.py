@@ -179,7 +179,7 @@ def test_random_projections_approach_the_exact_prediction(problem: Problem, getk
             nt.mc_ntk_predict(
                 model, key, x_train, y, x_test, times, proj_dim, ridge=1e-3
             )
-            for key in jr.split(getkey(), 8)
+            for key in jr.split(getkey(), 4)
         ]
         return np.mean([relative_error(p, exact) for p in predicted])
 
