@@ -1,20 +1,9 @@
-r"""Functions of a kernel applied to a vector, in its eigenbasis, and their derivatives.
+"""Functions of a kernel applied to a vector, in its eigenbasis, and their derivatives.
 
-All dynamics of a squared loss are one expression. With $A = K + \text{shift}\, I$ and
-the decay $E$ of a residual along an eigenvector, $E(0) = 1$,
-
-$$w(\lambda) = \frac{1 - E(\lambda)}{\lambda}, \qquad
-F_{*s} = F_{*0} - K_{*t}\, w(A)\, (F_0 - Y).$$
-
-$w$ is minus the divided difference $E[\lambda, 0]$, and the derivative of $w(A)$ needs
-$w[\lambda, \mu] = -E[\lambda, \mu, 0]$. So a dynamic only has to say how its decay
-differs between two eigenvalues, without cancellation: `AbstractDecay.slope`.
-
-This file is the only place with rounding floors.
+What the functions are is said in `_decay`. This file is the only place with rounding
+floors.
 """
 
-import abc
-import functools
 import math
 from typing import Any
 
@@ -24,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checks import is_traced
+from ._decay import AbstractFilter, differences, weights
 
 NOISE = 10.0
 
@@ -43,36 +33,6 @@ def flatten_kernel(kernel: Any, n_out_axes: int) -> Any:
     size = math.prod(rest[:n_out_axes])
     split = kernel.reshape(n1, n2, size, size)
     return split.swapaxes(1, 2).reshape(n1 * size, n2 * size)
-
-
-class AbstractDecay(eqx.Module):
-    """What is left of a residual after some training, E(lambda), with E(0) = 1.
-
-    A function of NumPy or of JAX numbers, whichever its eigenvalues are.
-
-    Attributes:
-        ended: whether this is the end of training, when only E(0) is left.
-    """
-
-    ended: eqx.AbstractVar[Any]
-
-    @property
-    @abc.abstractmethod
-    def duration(self) -> Any:
-        """-E'(0): c times the flow time. Any finite number at the end of training."""
-
-    @property
-    @abc.abstractmethod
-    def inverse_steps(self) -> Any:
-        """One over the number of steps, 0 in continuous time: the rest of E near 0."""
-
-    @abc.abstractmethod
-    def slope(self, larger: Any, smaller: Any) -> Any:
-        """(E(smaller) - E(larger)) / (larger - smaller), and -E' where they are equal.
-
-        Read only before the end of training. Derivatives with respect to the fields
-        are taken through it, those with respect to the eigenvalues never are.
-        """
 
 
 class Eigenbasis(eqx.Module):
@@ -128,18 +88,18 @@ class Eigenbasis(eqx.Module):
             return values[-1] + jnp.asarray(self.shift, values.dtype)
         return float(self.eigenvalues[-1] + self.shift)
 
-    def coefficients(self, decay: AbstractDecay, residual: Any) -> Any:
-        """w(A) residual, for a residual `(n, p)`: what K_*t multiplies."""
-        return self._apply(decay, residual, times_kernel=False)
+    def coefficients(self, filter: AbstractFilter, residual: Any) -> Any:
+        """g(A) residual, for a residual `(n, p)`: what K_*t multiplies."""
+        return self._apply(filter, residual, times_kernel=False)
 
-    def fitted(self, decay: AbstractDecay, residual: Any) -> Any:
-        """K w(A) residual, without the rounding of a product with K itself."""
-        return self._apply(decay, residual, times_kernel=True)
+    def fitted(self, filter: AbstractFilter, residual: Any) -> Any:
+        """K g(A) residual, without the rounding of a product with K itself."""
+        return self._apply(filter, residual, times_kernel=True)
 
-    def _apply(self, decay: AbstractDecay, residual: Any, times_kernel: bool) -> Any:
+    def _apply(self, filter: AbstractFilter, residual: Any, times_kernel: bool) -> Any:
         values, vectors = self.eigenvalues, self.eigenvectors
-        if not is_traced(self, decay, residual):
-            weight = _weights(decay, values, self.shift, self.floor, times_kernel)
+        if not is_traced(self, filter, residual):
+            weight = weights(filter, values, self.shift, self.floor, times_kernel)
             return vectors @ (weight[:, None] * (vectors.T @ np.asarray(residual)))
         values, vectors, shift, floor = (
             jnp.asarray(a, residual.dtype)
@@ -148,7 +108,7 @@ class Eigenbasis(eqx.Module):
         floor = jnp.maximum(floor, _solver_noise(values))
         floor = jax.lax.stop_gradient(floor)
         return _filtered(
-            self.kernel, values, vectors, shift, decay, residual,
+            self.kernel, values, vectors, shift, filter, residual,
             floor=floor, times_kernel=times_kernel,
         )  # fmt: skip
 
@@ -207,48 +167,17 @@ def _accept(values: Any, skew: Any, shift: Any, floor: Any, dtype: Any) -> Any:
     return np.where(np.abs(values) <= floor, np.maximum(values, 0), values)
 
 
-def _weights(
-    decay: Any, values: Any, shift: Any, floor: Any, times_kernel: bool
-) -> Any:
-    """w(lambda + shift), times lambda if the kernel multiplies the result."""
-    xp = values.__array_namespace__()
-    shifted = xp.maximum(values + shift, 0)
-    dropped = _dropped(decay, shifted, floor)
-    weight = _slope(decay, xp.where(dropped, 1, shifted), xp.zeros_like(shifted))
-    return xp.where(dropped, 0, values * weight if times_kernel else weight)
-
-
-def _dropped(decay: Any, shifted: Any, floor: Any) -> Any:
-    """Null modes whose weight is unknown.
-
-    An eigenvalue below the floor could be anything up to it. While duration * floor
-    is below 1, w is about the duration whatever the eigenvalue is. Later w could be
-    anything from 1/floor to the duration, and would multiply what may be only rounding
-    noise in the test-train kernel: the mode is left unlearned, as in the
-    pseudo-inverse, the end of training. A ridge above the floor lifts every mode over.
-    """
-    return (shifted <= floor) & (decay.ended | (decay.duration * floor > 1))
-
-
-def _slope(decay: Any, larger: Any, smaller: Any) -> Any:
-    """-E[larger, smaller], also at the end of training, where only E(0) is left."""
-    xp = larger.__array_namespace__()
-    tiny = float(xp.finfo(larger.dtype).tiny)
-    end = xp.where(smaller > 0, 0, 1 / xp.maximum(larger, tiny))
-    return xp.where(decay.ended, end, decay.slope(larger, smaller))
-
-
 @eqx.filter_custom_jvp
-def _filtered(kernel, values, vectors, shift, decay, residual, *, floor, times_kernel):
-    """V w(lambda + shift) V^T residual; `kernel` is there to be differentiated by."""
-    weight = _weights(decay, values, shift, floor, times_kernel)
+def _filtered(kernel, values, vectors, shift, filter, residual, *, floor, times_kernel):
+    """V g(lambda + shift) V^T residual; `kernel` is there to be differentiated by."""
+    weight = weights(filter, values, shift, floor, times_kernel)
     return _times(vectors, weight[:, None] * _times(vectors.T, residual))
 
 
 @_filtered.def_jvp
 def _filtered_jvp(primals, tangents, *, floor, times_kernel):
-    kernel, values, vectors, shift, decay, residual = primals
-    t_kernel, t_values, t_vectors, t_shift, t_decay, t_residual = tangents
+    kernel, values, vectors, shift, filter, residual = primals
+    t_kernel, t_values, t_vectors, t_shift, t_filter, t_residual = tangents
     if t_values is not None or t_vectors is not None:
         raise TypeError(
             "An eigenbasis cannot be differentiated by itself: create GradientFlow or "
@@ -258,63 +187,23 @@ def _filtered_jvp(primals, tangents, *, floor, times_kernel):
     out = _filtered(*primals, **given)
 
     values, vectors, shift = _once(kernel, shift, values, vectors)
-    weights = lambda decay: _weights(decay, values, shift, floor, times_kernel)
+    weigh = lambda filter: weights(filter, values, shift, floor, times_kernel)
     along = _times(vectors.T, residual)
     moved = jnp.zeros_like(along)
     if t_residual is not None:
-        moved += weights(decay)[:, None] * _times(vectors.T, t_residual)
-    if jax.tree.leaves(t_decay):
-        moved += eqx.filter_jvp(weights, (decay,), (t_decay,))[1][:, None] * along
+        moved += weigh(filter)[:, None] * _times(vectors.T, t_residual)
+    if jax.tree.leaves(t_filter):
+        moved += eqx.filter_jvp(weigh, (filter,), (t_filter,))[1][:, None] * along
     if t_shift is not None:
-        curve = _differences(decay, values, shift, floor, times_kernel=False)
+        curve = differences(filter, values, shift, floor, times_kernel=False)
         power = values if times_kernel else 1
         moved += (t_shift * power * jnp.diagonal(curve))[:, None] * along
     if t_kernel is not None:
         # Daleckii and Krein: in the eigenbasis a function's derivative is the matrix of
         # its divided differences times the perturbation, entry by entry.
         rotated = _times(vectors.T, _times(t_kernel, vectors))
-        moved += _times(_differences(decay, values, shift, **given) * rotated, along)
+        moved += _times(differences(filter, values, shift, **given) * rotated, along)
     return out, _times(vectors, moved)
-
-
-@functools.partial(jax.jit, static_argnames="times_kernel")
-def _differences(
-    decay: Any, values: Any, shift: Any, floor: Any, *, times_kernel: bool
-) -> Any:
-    """Divided differences of w, or of lambda w, between all pairs of eigenvalues."""
-    shifted = jnp.maximum(values + shift, 0)
-    dropped = _dropped(decay, shifted, floor)
-    kept = jnp.where(dropped, floor, shifted)
-    larger = jnp.maximum(kept[:, None], kept[None, :])
-    smaller = jnp.minimum(kept[:, None], kept[None, :])
-    slope = _slope(decay, larger, smaller)
-    differences = _curve(decay, larger, smaller, slope)
-    if times_kernel:
-        # lambda w = 1 - E - shift w, a sum of two terms of one sign.
-        differences = slope - shift * differences
-    # A dropped mode counts as an eigenvalue of exactly 0, where the function is 0.
-    weight = _weights(decay, values, shift, floor, times_kernel)
-    beside = (weight[:, None] + weight[None, :]) / larger
-    one = dropped[:, None] | dropped[None, :]
-    both = dropped[:, None] & dropped[None, :]
-    return jnp.where(one, jnp.where(both, 0, beside), differences)
-
-
-def _curve(decay: Any, larger: Any, smaller: Any, slope: Any) -> Any:
-    """-E[larger, smaller, 0], from the slope between the first two."""
-    tau, h = decay.duration, decay.inverse_steps
-    to_zero = _slope(decay, smaller, jnp.zeros_like(smaller))
-    # Early on the two slopes agree in all but their last digits, so E's Taylor series
-    # at 0 takes over: four terms, wrong by x^4/72, where that is below rounding, eps/x.
-    radius = (72 * float(jnp.finfo(larger.dtype).eps)) ** 0.2
-    early = jnp.logical_not(decay.ended) & (tau * larger < radius)
-    quotient = (slope - to_zero) / jnp.where(early | (larger == 0), 1, larger)
-    h1 = larger + smaller
-    h2 = larger**2 + larger * smaller + smaller**2
-    h3 = h1 * (larger**2 + smaller**2)
-    r1, r2, r3, r4 = (tau * (1 - k * h) / (k + 1) for k in range(1, 5))
-    series = -tau * r1 * (1 - r2 * (h1 - r3 * (h2 - r4 * h3)))
-    return jnp.where(early, series, quotient)
 
 
 @eqx.filter_custom_jvp

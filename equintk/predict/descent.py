@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
-from .._linalg import AbstractDecay, rounding
+from .._decay import AbstractDecay, curve_of_slopes
+from .._linalg import rounding
 from .problem import Problem, moments, number
 
 
@@ -159,10 +160,6 @@ class _Descent(AbstractDecay):
     def duration(self) -> Any:
         return self.rate * self.steps
 
-    @property
-    def inverse_steps(self) -> Any:
-        return 1 / self.steps.__array_namespace__().maximum(self.steps, 1)
-
     def slope(self, larger: Any, smaller: Any) -> Any:
         xp = larger.__array_namespace__()
         before, after = 1 - self.rate * smaller, 1 - self.rate * larger
@@ -184,6 +181,10 @@ class _Descent(AbstractDecay):
         residual = _power(xp.abs(after), self.steps) * (1 - 2 * odd)
         unlike = (_power(xp.abs(before), self.steps) - residual) / apart
         return xp.where((gap > 0) & (before * after <= 0), unlike, alike)
+
+    def curve(self, larger: Any, smaller: Any) -> Any:
+        inverse_steps = 1 / jnp.maximum(self.steps, 1)
+        return curve_of_slopes(self, larger, smaller, inverse_steps)
 
 
 def _power(base: Any, exponent: Any) -> Any:

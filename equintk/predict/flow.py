@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from .._linalg import AbstractDecay
+from .._decay import AbstractDecay, curve_of_slopes
 from .problem import Problem, moments
 
 
@@ -106,10 +106,6 @@ class _Flow(AbstractDecay):
     def duration(self) -> Any:
         return self.scaled_time
 
-    @property
-    def inverse_steps(self) -> float:
-        return 0.0
-
     def slope(self, larger: Any, smaller: Any) -> Any:
         xp = larger.__array_namespace__()
         gap = larger - smaller
@@ -117,6 +113,9 @@ class _Flow(AbstractDecay):
         lost = -xp.expm1(-self.scaled_time * apart) / apart
         lost = xp.where(gap > 0, lost, self.scaled_time)
         return xp.exp(-self.scaled_time * smaller) * lost
+
+    def curve(self, larger: Any, smaller: Any) -> Any:
+        return curve_of_slopes(self, larger, smaller, inverse_steps=0.0)
 
 
 def flow_times(t: Any) -> Any:

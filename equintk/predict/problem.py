@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks
-from .._linalg import AbstractDecay, Eigenbasis, flatten_kernel
+from .._decay import AbstractDecay
+from .._linalg import Eigenbasis, flatten_kernel
 
 DecayAt = Callable[[Any, Any], AbstractDecay]
 """The decay of a residual at one time, for the loss's `c`. A PyTree of its numbers."""
