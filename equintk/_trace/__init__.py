@@ -1,0 +1,1 @@
+"""What a model does with each of its parameters, read from its jaxpr."""
