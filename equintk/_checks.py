@@ -105,6 +105,16 @@ def positive(name: str, value: Any) -> Any:
     return _number(name, value, "above 0", lambda x: x > 0)
 
 
+def fraction(name: str, value: Any) -> Any:
+    """The number itself; under a transformation the check is part of the computation.
+
+    Raises:
+        ValueError: if it is negative, 1 or more, NaN, or no single number.
+    """
+    needed = "of at least 0 and below 1"
+    return _number(name, value, needed, lambda x: (x >= 0) & (x < 1))
+
+
 def _number(name: str, value: Any, needed: str, holds: Callable[[Any], Any]) -> Any:
     text = f"`{name}` must be a finite number {needed}"
     if is_traced(value) and jnp.ndim(value) == 0:

@@ -2,3 +2,4 @@
 
 from .descent import GradientDescent as GradientDescent
 from .flow import GradientFlow as GradientFlow
+from .state import State as State

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from .._decay import AbstractDecay, curve_of_slopes
 from .problem import Problem, moments
+from .state import State
 
 
 class GradientFlow(eqx.Module):
@@ -32,7 +33,13 @@ class GradientFlow(eqx.Module):
     problem: Problem
 
     def __init__(
-        self, k_train_train: Any, y_train: Any, *, c: Any = 1.0, ridge: Any = 0.0
+        self,
+        k_train_train: Any,
+        y_train: Any,
+        *,
+        c: Any = 1.0,
+        ridge: Any = 0.0,
+        ridge_relative: Any = 0.0,
     ):
         """Decompose the kernel.
 
@@ -43,6 +50,8 @@ class GradientFlow(eqx.Module):
             y_train: the targets, `(n, *out)`.
             c: the loss is (c/2) * sum (f - y)^2; `nt.loss_scale` gives it by name.
             ridge: the penalty ridge/2 * |theta - theta_0|^2 beside it.
+            ridge_relative: instead of `ridge`, ridge / c as a multiple of the mean
+                diagonal of the kernel.
 
         Raises:
             ValueError: for shapes that do not match, NaN or infinity, a negative
@@ -50,7 +59,7 @@ class GradientFlow(eqx.Module):
 
         Cost: one eigendecomposition, of order n^3, or (n*out)^3 with outputs coupled.
         """
-        self.problem = Problem(k_train_train, y_train, c, ridge)
+        self.problem = Problem(k_train_train, y_train, c, ridge, ridge_relative)
 
     def train(self, t: Any, f0_train: Any) -> Float[Array, "..."]:
         """Outputs on the training inputs.
@@ -58,7 +67,7 @@ class GradientFlow(eqx.Module):
         Args:
             t: a time of at least 0, or several; `jnp.inf` is the end of training.
             f0_train: outputs at initialisation, `(n, *out)`: the network's own, or
-                zeros for the mean over infinitely wide networks.
+                zeros for the mean over infinitely wide networks. Or a `State`.
 
         Returns:
             `(n, *out)`, or `(n_times, n, *out)` for several times.
@@ -66,7 +75,7 @@ class GradientFlow(eqx.Module):
         Raises:
             ValueError: for a negative time, a wrong shape, NaN or infinity.
         """
-        return self.problem.train(_Flow.at, flow_times(t), f0_train)
+        return self.problem.train(_filters, flow_times(t), f0_train)
 
     def test(
         self, t: Any, k_test_train: Any, f0_train: Any, f0_test: Any
@@ -76,8 +85,9 @@ class GradientFlow(eqx.Module):
         Args:
             t: a time of at least 0, or several; `jnp.inf` is the end of training.
             k_test_train: `(m, n)` or `(m, n, *out, *out)`, as `k_train_train`.
-            f0_train: outputs at initialisation on the training inputs, `(n, *out)`.
-            f0_test: the same on the test inputs, `(m, *out)`.
+            f0_train: outputs at initialisation on the training inputs, `(n, *out)`, or
+                a `State`.
+            f0_test: outputs on the test inputs at the same time, `(m, *out)`.
 
         Returns:
             `(m, *out)`, or `(n_times, m, *out)` for several times.
@@ -86,8 +96,21 @@ class GradientFlow(eqx.Module):
             ValueError: for a negative time, a wrong shape, NaN or infinity.
         """
         return self.problem.test(
-            _Flow.at, flow_times(t), k_test_train, f0_train, f0_test
+            _filters, flow_times(t), k_test_train, f0_train, f0_test
         )
+
+    def state(self, t: Any, f0_train: Any) -> State:
+        """Where training stands, for any dynamics to carry on from.
+
+        Args:
+            t: one time of at least 0; `jnp.inf` is the end of training.
+            f0_train: outputs at initialisation, `(n, *out)`, or a `State`.
+
+        Raises:
+            ValueError: as `train`, and for several times.
+        """
+        at_rest = lambda time, c: ()
+        return self.problem.state(_filters, at_rest, flow_times(t), f0_train)
 
 
 class _Flow(AbstractDecay):
@@ -116,6 +139,10 @@ class _Flow(AbstractDecay):
 
     def curve(self, larger: Any, smaller: Any) -> Any:
         return curve_of_slopes(self, larger, smaller, inverse_steps=0.0)
+
+
+def _filters(time: Any, c: Any) -> tuple[_Flow]:
+    return (_Flow.at(time, c),)
 
 
 def flow_times(t: Any) -> Any:

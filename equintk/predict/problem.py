@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _checks
-from .._decay import AbstractDecay
+from .._decay import AbstractFilter
 from .._linalg import Eigenbasis, flatten_kernel
+from .state import State
 
-DecayAt = Callable[[Any, Any], AbstractDecay]
-"""The decay of a residual at one time, for the loss's `c`. A PyTree of its numbers."""
+FiltersAt = Callable[[Any, Any], tuple[AbstractFilter, ...]]
+"""What one moment of training, for the loss's `c`, makes of the residual and velocity.
+
+One filter for each; without momentum only the first. A PyTree of its numbers.
+"""
 
 
 class Problem(eqx.Module):
@@ -26,9 +30,12 @@ class Problem(eqx.Module):
     basis: Eigenbasis
     y_train: Any
     c: Any
+    shift: Any
     coupled: bool = eqx.field(static=True)
 
-    def __init__(self, k_train_train: Any, y_train: Any, c: Any, ridge: Any):
+    def __init__(
+        self, k_train_train: Any, y_train: Any, c: Any, ridge: Any, ridge_relative: Any
+    ):
         """Check the arguments and decompose the kernel."""
         y_train = array("y_train", y_train)
         if y_train.ndim == 0 or y_train.size == 0:
@@ -46,77 +53,111 @@ class Problem(eqx.Module):
                 f" or {(n, n, *out, *out)} (`ntk_full`)."
             )
         c = number(_checks.positive("c", c))
-        ridge = number(_checks.non_negative("ridge", ridge))
         self.coupled = bool(out) and kernel.ndim > 2
         if self.coupled:
             kernel = flatten_kernel(kernel, len(out))
-        if isinstance(c, float) and isinstance(ridge, float):
-            shift = ridge / c
-        else:
-            dtype = kernel.dtype
-            shift = jnp.asarray(ridge, dtype) / jnp.asarray(c, dtype)
-        self.basis = Eigenbasis(kernel, shift)
+        self.shift = _shift(kernel, c, ridge, ridge_relative)
+        self.basis = Eigenbasis(kernel, self.shift)
         self.y_train = y_train
         self.c = c
 
-    def train(self, decay_at: DecayAt, times: Any, f0_train: Any) -> Any:
+    def train(self, filters_at: FiltersAt, times: Any, f0_train: Any) -> Any:
         """Outputs on the training inputs at each time."""
-        f0_train = self._outputs("f0_train", f0_train, len(self.y_train))
-        cast, dtype = self._precision(decay_at, times, f0_train)
-        f0, residual = self._residual(cast, f0_train)
+        start = self._start(f0_train)
+        cast, dtype = self._precision(filters_at, times, *jax.tree.leaves(start))
+        sources = self._sources(cast, start)
+        f0 = cast(start.f_train)
 
         def at(time: Any) -> Any:
-            decay = decay_at(time, cast(self.c))
-            moved = self.basis.fitted(decay, residual)
-            return f0 - moved.reshape(f0.shape)
+            filters = filters_at(time, cast(self.c))
+            return f0 - _sum(self.basis.fitted, filters, sources).reshape(f0.shape)
 
-        return _in_range(_each(at, cast(times)), dtype)
+        return in_range(_each(at, cast(times)), dtype)
 
     def test(
         self,
-        decay_at: DecayAt,
+        filters_at: FiltersAt,
         times: Any,
         k_test_train: Any,
         f0_train: Any,
         f0_test: Any,
     ) -> Any:
         """Outputs on the test inputs at each time."""
-        k_test_train = self._test_kernel(k_test_train)
-        n_test = len(k_test_train)
-        f0_train = self._outputs("f0_train", f0_train, len(self.y_train))
-        f0_test = self._outputs("f0_test", f0_test, n_test)
-        arrays = (k_test_train, f0_train, f0_test)
-        cast, dtype = self._precision(decay_at, times, *arrays)
-        _, residual = self._residual(cast, f0_train)
+        k_test_train = self.test_kernel(k_test_train)
+        start = self._start(f0_train)
+        f0_test = self.outputs("f0_test", f0_test, len(k_test_train))
+        arrays = (k_test_train, f0_test, *jax.tree.leaves(start))
+        cast, dtype = self._precision(filters_at, times, *arrays)
+        sources = self._sources(cast, start)
         f0, kernel = cast(f0_test), cast(k_test_train)
         if self.coupled:
             kernel = flatten_kernel(kernel, f0.ndim - 1)
 
         def at(time: Any) -> Any:
-            decay = decay_at(time, cast(self.c))
-            moved = times_matrix(kernel, self.basis.coefficients(decay, residual))
-            return f0 - moved.reshape(f0.shape)
+            filters = filters_at(time, cast(self.c))
+            way = _sum(self.basis.coefficients, filters, sources)
+            return f0 - times_matrix(kernel, way).reshape(f0.shape)
 
-        return _in_range(_each(at, cast(times)), dtype)
+        return in_range(_each(at, cast(times)), dtype)
 
-    def _residual(self, cast: Any, f0_train: Any) -> tuple[Any, Any]:
-        """The outputs, and the residual as `(n, p)` or, coupled, `(n*out, 1)`."""
-        f0 = cast(f0_train)
-        residual = f0 - cast(self.y_train)
-        return f0, residual.reshape((-1, 1) if self.coupled else (len(residual), -1))
+    def state(
+        self, filters_at: FiltersAt, velocity_at: FiltersAt, time: Any, f0_train: Any
+    ) -> State:
+        """Where training stands at one time, to carry on from."""
+        if time.ndim:
+            raise ValueError(
+                "A state is that of one moment, but there is a list of shape "
+                f"{time.shape}. Ask for one at a time."
+            )
+        start = self._start(f0_train)
+        moment = (velocity_at, time)
+        cast, dtype = self._precision(filters_at, moment, *jax.tree.leaves(start))
+        sources = self._sources(cast, start)
+        time, c, f0 = cast(time), cast(self.c), cast(start.f_train)
+        way, moved = (
+            _sum(apply, filters_at(time, c), sources).reshape(f0.shape)
+            for apply in (self.basis.coefficients, self.basis.fitted)
+        )
+        velocity = _sum(self.basis.coefficients, velocity_at(time, c), sources)
+        coefficients = cast(start.coefficients) - way
+        arrays = (f0 - moved, coefficients, velocity.reshape(f0.shape))
+        return State(*(in_range(array, dtype) for array in arrays))
+
+    def _start(self, f0_train: Any) -> State:
+        """The state to start from; of outputs at initialisation, one at rest."""
+        n = len(self.y_train)
+        if not isinstance(f0_train, State):
+            f0_train = self.outputs("f0_train", f0_train, n)
+            zeros = np.zeros(f0_train.shape, f0_train.dtype)
+            return State(f0_train, zeros, zeros)
+        fields = ("f_train", "coefficients", "velocity")
+        return State(
+            *(self.outputs(f"f0_train.{f}", getattr(f0_train, f), n) for f in fields)
+        )
+
+    def _sources(self, cast: Any, start: State) -> tuple[Any, Any]:
+        """Residual and velocity as `(n, p)` or, coupled, `(n*out, 1)`.
+
+        The penalty is a pull on the coefficients, hence a part of the residual.
+        """
+        residual = cast(start.f_train) - cast(self.y_train)
+        residual = residual + cast(self.shift) * cast(start.coefficients)
+        shape = (-1, 1) if self.coupled else (len(residual), -1)
+        return residual.reshape(shape), cast(start.velocity).reshape(shape)
 
     def _precision(
-        self, decay_at: DecayAt, times: Any, *arrays: Any
+        self, filters_at: FiltersAt, times: Any, *arrays: Any
     ) -> tuple[Callable[[Any], Any], Any]:
         """How to bring arrays together, and the dtype of the result."""
         dtypes = [a.dtype for a in (self.y_train, *arrays)] + [self.basis.dtype]
         dtype = jax.dtypes.canonicalize_dtype(np.result_type(*dtypes))
-        if not _checks.is_traced(self, decay_at, times, arrays):
+        if not _checks.is_traced(self, filters_at, times, arrays):
             return lambda a: np.asarray(a, np.float64), dtype
         wide = np.promote_types(dtype, np.float32)
         return lambda a: jnp.asarray(a, wide), dtype
 
-    def _outputs(self, name: str, f0: Any, n: int) -> Any:
+    def outputs(self, name: str, f0: Any, n: int) -> Any:
+        """Outputs of `n` examples, checked."""
         f0 = array(name, f0)
         needed = (n, *self.y_train.shape[1:])
         if f0.shape != needed:
@@ -127,7 +168,8 @@ class Problem(eqx.Module):
             )
         return f0
 
-    def _test_kernel(self, k_test_train: Any) -> Any:
+    def test_kernel(self, k_test_train: Any) -> Any:
+        """The kernel between test and training inputs, checked."""
         kernel = array("k_test_train", k_test_train)
         n, *out = self.y_train.shape
         rest = (n, *out, *out) if self.coupled else (n,)
@@ -142,7 +184,30 @@ class Problem(eqx.Module):
         return kernel
 
 
-def _in_range(outputs: Any, dtype: Any) -> Any:
+def _shift(kernel: Any, c: Any, ridge: Any, ridge_relative: Any) -> Any:
+    """What a ridge adds to the eigenvalues of a flat kernel."""
+    ridge = number(_checks.non_negative("ridge", ridge))
+    relative = number(_checks.non_negative("ridge_relative", ridge_relative))
+    if not _checks.is_traced(kernel, c, ridge, relative):
+        if ridge and relative:
+            raise ValueError(
+                f"`ridge` is {ridge:g} and `ridge_relative` {relative:g}, but only one "
+                "of them may be set: type one penalty, in either unit."
+            )
+        return ridge / c + relative * float(np.mean(np.diag(kernel), dtype=np.float64))
+    kernel = jnp.asarray(kernel)
+    c, ridge, relative = (jnp.asarray(a, kernel.dtype) for a in (c, ridge, relative))
+    return ridge / c + relative * jnp.mean(jnp.diag(kernel))
+
+
+def _sum(apply: Any, filters: Any, sources: Any) -> Any:
+    """What the filters make of their sources, together."""
+    pairs = zip(filters, sources, strict=False)
+    parts = [apply(filter, source) for filter, source in pairs]
+    return sum(parts, start=0 * sources[0])
+
+
+def in_range(outputs: Any, dtype: Any) -> Any:
     """The outputs in the user's precision."""
     if _checks.is_traced(outputs):
         return jnp.asarray(outputs, dtype)
