@@ -12,6 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "equintk").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+BENCHMARKS = sorted(
+    path
+    for path in (ROOT / "benchmarks").rglob("*.py")
+    if ".venvs" not in path.parts  # environments that a benchmark builds
+)
 
 
 def imported(path):
@@ -26,7 +31,9 @@ def imported(path):
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", LIBRARY + EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", LIBRARY + EXPERIMENTS + BENCHMARKS, ids=lambda p: p.stem
+)
 def test_only_public_names_of_jax_are_imported(path):
     assert not [name for name in imported(path) if re.match(r"jax(lib)?\._", name)]
     assert "jax." + "_src" not in path.read_text(encoding="utf-8")
@@ -38,8 +45,8 @@ def test_the_library_imports_nothing_that_only_experiments_need():
     assert not found & (heavy | {"experiments", "scipy"})
 
 
-def test_experiments_import_only_public_names_of_the_library():
-    names = {name for path in EXPERIMENTS for name in imported(path)}
+def test_applications_import_only_public_names_of_the_library():
+    names = {name for path in EXPERIMENTS + BENCHMARKS for name in imported(path)}
     assert not [name for name in names if re.match(r"equintk\._|equintk\..*\._", name)]
 
 

@@ -1,0 +1,1 @@
+"""equintk beside its peers, each in its own environment."""

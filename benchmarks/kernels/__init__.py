@@ -1,0 +1,1 @@
+"""Exact kernels at finite width: time and memory beside other ways to compute them."""
