@@ -128,8 +128,8 @@ def _kernel(
     params, static = partition(model, trainable)
     out = output_struct(model, _inputs.one_example(x1))
     kernel = pairwise(
-        lambda block: jacobian.features(params, static, block),
-        lambda one, two: contract(one, two, precision),
+        lambda block: ((), jacobian.features(params, static, block)),
+        lambda _, one, two: contract(one, two, precision),
         flip, x1, x2, batch_size, reporter(progress, "ntk"),
     )  # fmt: skip
     kernel = kernel.reshape(kernel.shape[:2] + out.shape * len(out_axes))
