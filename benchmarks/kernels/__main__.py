@@ -13,7 +13,7 @@ from pathlib import Path
 from . import environment, report
 from .counts import PRODUCT_OPERATIONS, operations
 from .rounds import ROOT, Measured, Timing, Worker, measure
-from .workloads import INCUMBENT, LARGE, WORKLOADS, Workload, resized, select
+from .workloads import INCUMBENT, LARGE, WORKLOADS, Workload, resized, select, without
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -25,6 +25,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--workloads", default=",".join(w.name for w in WORKLOADS), metavar="A,B",
         help="names or letters, of: %(default)s")  # fmt: skip
+    add("--without", default="", metavar="PEERS",
+        help="peers to leave out, such as: structured,vector products")  # fmt: skip
     add("--repeats", type=_positive, default=7, help="warm calls of each method (7)")
     add("--n", type=_positive, help="examples, instead of each workload's own number")
     add("--batch-size", type=_positive, help="our block, instead of each workload's")
@@ -37,7 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--out", type=Path, help="the CSV file (benchmarks/results/<time>.csv)")
     options = parser.parse_args(arguments)
     try:
-        chosen = select(options.workloads)
+        chosen = [without(one, options.without) for one in select(options.workloads)]
     except ValueError as error:
         parser.error(str(error))
     options.repeats = 0 if options.large else options.repeats
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
     methods = {method for one in options.workloads for method in one.methods}
     pythons = dict.fromkeys(methods, sys.executable)
     if methods & set(INCUMBENT):
-        incumbent = str(environment.ensure(options.venv, options.python))
+        incumbent = str(environment.ensure(options.venv.absolute(), options.python))
         pythons |= dict.fromkeys(methods & set(INCUMBENT), incumbent)
     name = datetime.now(UTC).strftime("kernels-%Y%m%d-%H%M%S.csv")
     path = options.out or ROOT / "benchmarks" / "results" / name

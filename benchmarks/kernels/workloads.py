@@ -189,6 +189,19 @@ def select(text: str) -> list[Workload]:
     return chosen
 
 
+def without(workload: Workload, text: str) -> Workload:
+    """The same workload without the peers of a comma-separated list.
+
+    Raises:
+        ValueError: for a name that is no peer, with those that there are.
+    """
+    left_out = {name.strip() for name in text.split(",") if name.strip()}
+    for name in sorted(left_out - set(PEERS)):
+        raise ValueError(f"No peer is called {name!r}. There are {', '.join(PEERS)}.")
+    kept = tuple(peer for peer in workload.peers if peer not in left_out)
+    return replace(workload, peers=kept)
+
+
 def by_name(name: str) -> Workload:
     """One workload by its full name."""
     return next(w for w in (*WORKLOADS, LARGE) if w.name == name)

@@ -110,6 +110,10 @@ def test_a_block_is_never_larger_than_the_batch():
 def test_the_command_line_chooses_workloads_and_their_sizes():
     options = parse(["--workloads", "g", "--n", "5", "--batch-size", "2"])
     assert [(w.name, w.n, w.batch_size) for w in options.workloads] == [("g", 5, 2)]
+    (cnn,) = parse(
+        ["--workloads", "d", "--without", "vector products, jacobian"]
+    ).workloads[:1]
+    assert cnn.methods == ("equintk", "structured")
     (large,) = parse(["--large"]).workloads
     assert large == LARGE
     assert parse(["--large", "9"]).repeats == 0
@@ -120,6 +124,7 @@ def test_the_command_line_chooses_workloads_and_their_sizes():
     [
         (["--workloads", "z"], "No workload is called 'z'"),
         (["--repeats", "0"], "0 is not a positive number"),
+        (["--without", "all"], "No peer is called 'all'. There are structured, "),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_what_there_is(arguments, text, capsys):
