@@ -42,29 +42,50 @@ def brute_force_full(model, x1, x2=None, trainable=eqx.is_inexact_array):
 
     @jax.jit
     def rows(x):
-        def output(p):
-            return jnp.ravel(eqx.combine(p, static)(x))
+        return jax.jacrev(lambda p: eqx.combine(p, static)(x))(params)
 
-        jacobian = jtu.tree_leaves(jax.jacrev(output)(params))
-        return jnp.concatenate([j.reshape(j.shape[0], -1) for j in jacobian], axis=1)
+    def wide(a):
+        a = np.asarray(a)
+        return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
-    def wide(x):
-        return (
-            jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    example = jtu.tree_map(lambda a: wide(a)[0], x1)
+    out = jax.eval_shape(lambda x: eqx.combine(params, static)(x), example).shape
+    size = int(np.prod(out, dtype=int))
+
+    def jacobian(x):
+        return np.concatenate(
+            [np.reshape(leaf, (size, -1)) for leaf in jtu.tree_leaves(rows(x))], axis=1
         )
 
-    j1 = np.stack([rows(wide(x)) for x in x1])
-    j2 = j1 if x2 is None else np.stack([rows(wide(x)) for x in x2])
-    out = jax.eval_shape(lambda x: eqx.combine(params, static)(x), wide(x1)[0]).shape
+    def jacobians(x):
+        x = jtu.tree_map(wide, x)
+        each = [jtu.tree_map(lambda a, i=i: a[i], x) for i in range(count(x))]
+        return np.stack([jacobian(example) for example in each])
+
+    j1 = jacobians(x1)
+    j2 = j1 if x2 is None else jacobians(x2)
     kernel = np.einsum("iap,jbp->ijab", j1, j2)
     return kernel.reshape(kernel.shape[:2] + out + out)
 
 
+def count(x):
+    """The number of examples in a batch, which may be a PyTree."""
+    return jtu.tree_leaves(x)[0].shape[0]
+
+
 def average_of(full):
     """The averaged kernel that a full one contains."""
-    n1, n2 = full.shape[:2]
-    size = int(np.sqrt(np.prod(full.shape[2:], dtype=int)))
-    return np.einsum("ijaa->ij", np.reshape(full, (n1, n2, size, size))) / size
+    diagonal = diagonal_of(full)
+    return diagonal.reshape(*full.shape[:2], -1).mean(axis=2)
+
+
+def diagonal_of(full):
+    """The kernel of each output with itself that a full one contains."""
+    n1, n2, *outs = full.shape
+    out = tuple(outs[: len(outs) // 2])
+    size = int(np.prod(out, dtype=int))
+    diagonal = np.einsum("ijaa->ija", np.reshape(full, (n1, n2, size, size)))
+    return diagonal.reshape(n1, n2, *out)
 
 
 class ConvNet(eqx.Module):
@@ -169,19 +190,35 @@ class MatrixOutput(eqx.Module):
         return (jnp.sin(x @ self.w) * self.scale)[self.table].reshape(2, 3)
 
 
+def numpy_rng(key):
+    """A NumPy generator: its draws need no compilation, those of JAX one per shape."""
+    return np.random.default_rng(np.asarray(jr.key_data(key)))
+
+
 @dataclass(frozen=True)
 class Case:
-    """A model, how its inputs are drawn, and which of its leaves are parameters."""
+    """A model, how its inputs are drawn, and which of its leaves are parameters.
+
+    Inputs are normal of shape `shape`, or integers below `tokens`, or, where `draw` is
+    given, what it makes of a NumPy generator and the number of examples.
+    """
 
     build: Callable
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     tokens: int = 0
     trainable: Callable | None = None
+    draw: Callable | None = None
 
     def inputs(self, key, n, dtype=jnp.float64):
-        if self.tokens:
-            return jr.randint(key, (n, *self.shape), 0, self.tokens)
-        return jr.normal(key, (n, *self.shape), dtype)
+        rng = numpy_rng(key)
+        if self.draw is not None:
+            drawn = self.draw(rng, n)
+        elif self.tokens:
+            drawn = rng.integers(0, self.tokens, (n, *self.shape))
+        else:
+            drawn = rng.standard_normal((n, *self.shape))
+        cast = lambda a: jnp.asarray(a, dtype if a.dtype == np.float64 else a.dtype)
+        return jtu.tree_map(cast, drawn)
 
     def model(self, key, dtype=jnp.float64):
         cast = lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a
@@ -205,11 +242,16 @@ def reference(name):
     Returns its model, mask, inputs of 5 and 3 examples, and the full kernels of the
     first with itself and with the second.
     """
-    case = ZOO[name]
+    return reference_of(ZOO[name], name)
+
+
+def reference_of(case, name):
+    """As `reference`, of any case; its name is the seed."""
     k1, k2, k3 = jr.split(jr.key(zlib.crc32(name.encode())), 3)
     model, x1, x2 = case.model(k1), case.inputs(k2, 5), case.inputs(k3, 3)
     mask = case.mask(model)
-    both = brute_force_full(model, x1, jnp.concatenate([x1, x2]), mask)
+    joined = jtu.tree_map(lambda *a: np.concatenate(a), x1, x2)
+    both = brute_force_full(model, x1, joined, mask)
     return model, mask, x1, x2, both[:, :5], both[:, 5:]
 
 

@@ -1,0 +1,73 @@
+"""Every way in which a model can use a parameter, against float64 Jacobians.
+
+Five examples in blocks of two, the last one ragged, with themselves and with three
+others. Nearly all the time goes into compiling, so by default a model meets one of the
+three kernels in turn; `pytest -m ""` adds the others.
+"""
+
+import functools
+
+import equinox as eqx
+import jax
+import pytest
+
+import equintk as nt
+from tests.helpers import average_of, diagonal_of, reference_of, relative_error
+from tests.zoo import MODELS
+
+KERNELS = {
+    "ntk": (nt.ntk, average_of),
+    "ntk_full": (nt.ntk_full, lambda full: full),
+    "ntk_per_output": (nt.ntk_per_output, diagonal_of),
+}
+
+
+def _usually(run):
+    return () if run else pytest.mark.slow
+
+
+@functools.cache
+def _reference(name):
+    reference = reference_of(MODELS[name], name)
+    # A kernel of zeros would be equal to another one of zeros.
+    assert average_of(reference[4]).trace() > 1e-3
+    return reference
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_what_was_compiled():
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        pytest.param(name, kernel, marks=_usually(i % 3 == k), id=f"{kernel}-{name}")
+        for i, name in enumerate(MODELS)
+        for k, kernel in enumerate(KERNELS)
+    ],
+)
+def test_kernels_equal_a_float64_jacobian_contraction_to_1e12(name, kernel):
+    model, mask, x1, x2, k11, k12 = _reference(name)
+    compute, part = KERNELS[kernel]
+    for other, full in ((x2, k12), (None, k11)):
+        got = compute(model, x1, other, batch_size=2, trainable=mask)
+        assert relative_error(got, part(full)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=_usually(i % 6 == 0), id=name)
+        for i, name in enumerate(MODELS)
+    ],
+)
+def test_kernels_are_the_same_when_the_caller_compiles(name):
+    model, mask, x1, _, k11, _ = _reference(name)
+
+    @eqx.filter_jit
+    def compiled(model, x):
+        return nt.ntk_full(model, x, batch_size=5, trainable=mask)
+
+    assert relative_error(compiled(model, x1), k11) < 1e-12
