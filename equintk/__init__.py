@@ -12,5 +12,4 @@ from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
 from ._loss import loss_scale as loss_scale
 from ._parameterize import Parameterized as Parameterized, parameterize as parameterize
 from ._prediction import mc_ntk_predict as mc_ntk_predict, ntk_predict as ntk_predict
-
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
