@@ -113,6 +113,31 @@ class Eigenbasis(eqx.Module):
         )  # fmt: skip
 
 
+def require_semidefinite(kernel: Any) -> None:
+    """Refuse a kernel `(n, n)` that has no eigenbasis to be asked of.
+
+    Raises:
+        ValueError: as `Eigenbasis`. Where the kernel is traced it is not looked at.
+
+    Cost: a Cholesky factor, a twentieth of an eigendecomposition.
+    """
+    if is_traced(kernel):
+        return
+    dtype = np.dtype(kernel.dtype)
+    kernel = np.asarray(kernel, np.float64)
+    scale = np.max(np.abs(kernel))
+    floor = rounding(len(kernel), dtype) * scale
+    if np.max(np.abs(kernel - kernel.T)) <= floor:
+        # The shift lets null modes pass, the rounding of the factor itself included.
+        slack = floor + len(kernel) * float(jnp.finfo(float).tiny)
+        try:
+            np.linalg.cholesky((kernel + kernel.T) / 2 + slack * np.eye(len(kernel)))
+            return
+        except np.linalg.LinAlgError:
+            pass
+    Eigenbasis(np.asarray(kernel, dtype))
+
+
 def _floor(values: Any, largest_entry: Any, dtype: Any) -> Any:
     """Below it an eigenvalue is noise: of the kernel's entries, or of the solver."""
     xp = values.__array_namespace__()

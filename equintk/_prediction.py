@@ -20,8 +20,8 @@ from ._types import (
     Times,
     Trainable,
 )  # fmt: skip
+from .predict.arguments import array
 from .predict.flow import GradientFlow, flow_times
-from .predict.problem import array
 
 
 def ntk_predict(

@@ -1,5 +1,8 @@
 """Training dynamics: a train-train kernel and targets give outputs through time."""
 
+from . import losses as losses
 from .descent import GradientDescent as GradientDescent
 from .flow import GradientFlow as GradientFlow
+from .function_space_descent import FunctionSpaceDescent as FunctionSpaceDescent
+from .function_space_flow import FunctionSpaceFlow as FunctionSpaceFlow
 from .state import State as State

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from .. import _checks
 from .._decay import AbstractDecay, AbstractFilter, curve_of_slopes
 from .._linalg import rounding
+from .arguments import moments, number
 from .heavy_ball import MOST_STEPS, RESIDUAL, VELOCITY, WAY, HeavyBall, Response
-from .problem import Problem, moments, number
+from .problem import Problem
 from .state import State
 
 

@@ -6,7 +6,8 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from .._decay import AbstractDecay, curve_of_slopes
-from .problem import Problem, moments
+from .arguments import moments
+from .problem import Problem
 from .state import State
 
 

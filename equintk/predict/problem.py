@@ -11,6 +11,7 @@ import numpy as np
 from .. import _checks
 from .._decay import AbstractFilter
 from .._linalg import Eigenbasis, flatten_kernel
+from . import arguments
 from .state import State
 
 FiltersAt = Callable[[Any, Any], tuple[AbstractFilter, ...]]
@@ -37,14 +38,14 @@ class Problem(eqx.Module):
         self, k_train_train: Any, y_train: Any, c: Any, ridge: Any, ridge_relative: Any
     ):
         """Check the arguments and decompose the kernel."""
-        y_train = array("y_train", y_train)
+        y_train = arguments.array("y_train", y_train)
         if y_train.ndim == 0 or y_train.size == 0:
             raise ValueError(
                 "`y_train` must hold targets of shape (n, *out) with a first axis that "
                 f"counts examples, but it has shape {y_train.shape}. For a single "
                 "example pass `y_train[None]`."
             )
-        kernel = array("k_train_train", k_train_train)
+        kernel = arguments.array("k_train_train", k_train_train)
         n, *out = y_train.shape
         if kernel.shape not in ((n, n), (n, n, *out, *out)):
             raise ValueError(
@@ -52,7 +53,7 @@ class Problem(eqx.Module):
                 f"{y_train.shape} and so needs {(n, n)} (`ntk`, averaged over outputs)"
                 f" or {(n, n, *out, *out)} (`ntk_full`)."
             )
-        c = number(_checks.positive("c", c))
+        c = arguments.number(_checks.positive("c", c))
         self.coupled = bool(out) and kernel.ndim > 2
         if self.coupled:
             kernel = flatten_kernel(kernel, len(out))
@@ -63,7 +64,7 @@ class Problem(eqx.Module):
 
     def train(self, filters_at: FiltersAt, times: Any, f0_train: Any) -> Any:
         """Outputs on the training inputs at each time."""
-        start = self._start(f0_train)
+        start = arguments.start(f0_train, self.y_train.shape)
         cast, dtype = self._precision(filters_at, times, *jax.tree.leaves(start))
         sources = self._sources(cast, start)
         f0 = cast(start.f_train)
@@ -72,7 +73,7 @@ class Problem(eqx.Module):
             filters = filters_at(time, cast(self.c))
             return f0 - _sum(self.basis.fitted, filters, sources).reshape(f0.shape)
 
-        return in_range(_each(at, cast(times)), dtype)
+        return arguments.in_range(_each(at, cast(times)), dtype)
 
     def test(
         self,
@@ -83,9 +84,12 @@ class Problem(eqx.Module):
         f0_test: Any,
     ) -> Any:
         """Outputs on the test inputs at each time."""
-        k_test_train = self.test_kernel(k_test_train)
-        start = self._start(f0_train)
-        f0_test = self.outputs("f0_test", f0_test, len(k_test_train))
+        k_test_train = arguments.test_kernel(
+            k_test_train, self.y_train.shape, self.coupled
+        )
+        start = arguments.start(f0_train, self.y_train.shape)
+        needed = (len(k_test_train), *self.y_train.shape[1:])
+        f0_test = arguments.outputs("f0_test", f0_test, needed)
         arrays = (k_test_train, f0_test, *jax.tree.leaves(start))
         cast, dtype = self._precision(filters_at, times, *arrays)
         sources = self._sources(cast, start)
@@ -98,7 +102,7 @@ class Problem(eqx.Module):
             way = _sum(self.basis.coefficients, filters, sources)
             return f0 - times_matrix(kernel, way).reshape(f0.shape)
 
-        return in_range(_each(at, cast(times)), dtype)
+        return arguments.in_range(_each(at, cast(times)), dtype)
 
     def state(
         self, filters_at: FiltersAt, velocity_at: FiltersAt, time: Any, f0_train: Any
@@ -109,7 +113,7 @@ class Problem(eqx.Module):
                 "A state is that of one moment, but there is a list of shape "
                 f"{time.shape}. Ask for one at a time."
             )
-        start = self._start(f0_train)
+        start = arguments.start(f0_train, self.y_train.shape)
         moment = (velocity_at, time)
         cast, dtype = self._precision(filters_at, moment, *jax.tree.leaves(start))
         sources = self._sources(cast, start)
@@ -121,19 +125,7 @@ class Problem(eqx.Module):
         velocity = _sum(self.basis.coefficients, velocity_at(time, c), sources)
         coefficients = cast(start.coefficients) - way
         arrays = (f0 - moved, coefficients, velocity.reshape(f0.shape))
-        return State(*(in_range(array, dtype) for array in arrays))
-
-    def _start(self, f0_train: Any) -> State:
-        """The state to start from; of outputs at initialisation, one at rest."""
-        n = len(self.y_train)
-        if not isinstance(f0_train, State):
-            f0_train = self.outputs("f0_train", f0_train, n)
-            zeros = np.zeros(f0_train.shape, f0_train.dtype)
-            return State(f0_train, zeros, zeros)
-        fields = ("f_train", "coefficients", "velocity")
-        return State(
-            *(self.outputs(f"f0_train.{f}", getattr(f0_train, f), n) for f in fields)
-        )
+        return State(*(arguments.in_range(array, dtype) for array in arrays))
 
     def _sources(self, cast: Any, start: State) -> tuple[Any, Any]:
         """Residual and velocity as `(n, p)` or, coupled, `(n*out, 1)`.
@@ -156,44 +148,17 @@ class Problem(eqx.Module):
         wide = np.promote_types(dtype, np.float32)
         return lambda a: jnp.asarray(a, wide), dtype
 
-    def outputs(self, name: str, f0: Any, n: int) -> Any:
-        """Outputs of `n` examples, checked."""
-        f0 = array(name, f0)
-        needed = (n, *self.y_train.shape[1:])
-        if f0.shape != needed:
-            raise ValueError(
-                f"`{name}` must hold the outputs at initialisation, of shape {needed}, "
-                f"but it has shape {f0.shape}. For the mean over infinitely wide "
-                f"networks, whose outputs start at zero, type `jnp.zeros({needed})`."
-            )
-        return f0
-
-    def test_kernel(self, k_test_train: Any) -> Any:
-        """The kernel between test and training inputs, checked."""
-        kernel = array("k_test_train", k_test_train)
-        n, *out = self.y_train.shape
-        rest = (n, *out, *out) if self.coupled else (n,)
-        if kernel.ndim == 0 or kernel.shape[1:] != rest or kernel.size == 0:
-            kind = "`ntk_full`" if self.coupled else "`ntk`, averaged over outputs"
-            raise ValueError(
-                f"`k_test_train` must be of the same kind as `k_train_train` ({kind}), "
-                f"of shape (m, {', '.join(map(str, rest))}) for m test inputs, but it "
-                f"has shape {kernel.shape}. Its rows are test inputs, its columns "
-                "training inputs: `nt.ntk(model, x_test, x_train)`."
-            )
-        return kernel
-
 
 def _shift(kernel: Any, c: Any, ridge: Any, ridge_relative: Any) -> Any:
     """What a ridge adds to the eigenvalues of a flat kernel."""
-    ridge = number(_checks.non_negative("ridge", ridge))
-    relative = number(_checks.non_negative("ridge_relative", ridge_relative))
+    ridge = arguments.number(_checks.non_negative("ridge", ridge))
+    relative = arguments.number(_checks.non_negative("ridge_relative", ridge_relative))
+    if not _checks.is_traced(ridge, relative) and ridge and relative:
+        raise ValueError(
+            f"`ridge` is {ridge:g} and `ridge_relative` {relative:g}, but only one of "
+            "them may be set: type one penalty, in either unit."
+        )
     if not _checks.is_traced(kernel, c, ridge, relative):
-        if ridge and relative:
-            raise ValueError(
-                f"`ridge` is {ridge:g} and `ridge_relative` {relative:g}, but only one "
-                "of them may be set: type one penalty, in either unit."
-            )
         return ridge / c + relative * float(np.mean(np.diag(kernel), dtype=np.float64))
     kernel = jnp.asarray(kernel)
     c, ridge, relative = (jnp.asarray(a, kernel.dtype) for a in (c, ridge, relative))
@@ -205,82 +170,6 @@ def _sum(apply: Any, filters: Any, sources: Any) -> Any:
     pairs = zip(filters, sources, strict=False)
     parts = [apply(filter, source) for filter, source in pairs]
     return sum(parts, start=0 * sources[0])
-
-
-def in_range(outputs: Any, dtype: Any) -> Any:
-    """The outputs in the user's precision."""
-    if _checks.is_traced(outputs):
-        return jnp.asarray(outputs, dtype)
-    with np.errstate(over="ignore"):
-        outputs = np.asarray(outputs).astype(dtype)
-    if not np.isfinite(outputs).all():
-        raise ValueError(
-            f"A prediction leaves the range of {dtype}: the targets, the outputs at "
-            "the start or the kernel are too large. Scale them, or pass float64 arrays "
-            "under `jax.config.update('jax_enable_x64', True)`."
-        )
-    return jnp.asarray(outputs)
-
-
-def array(name: str, value: Any) -> Any:
-    """A finite floating-point array of NumPy or JAX.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if not hasattr(value, "dtype"):
-        value = (jnp if _checks.is_traced(value) else np).asarray(value)
-        # Python numbers have no precision of their own: they take JAX's default.
-        if value.dtype == np.float64:
-            value = value.astype(jnp.result_type(float))
-    kind = value.dtype
-    if jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.bool_):
-        value = value.astype(jnp.result_type(float))
-    elif not jnp.issubdtype(kind, jnp.floating):
-        raise ValueError(
-            f"`{name}` must hold real numbers, but its dtype is {kind}. Of complex "
-            "outputs pass real and imaginary parts as two outputs."
-        )
-    return _checks.finite(name, value)
-
-
-def number(value: Any) -> Any:
-    """A `float`, which never promotes an array, where the value is known."""
-    return value if _checks.is_traced(value) else float(value)
-
-
-def moments(name: str, value: Any, needed: str, holds: Callable[[Any], Any]) -> Any:
-    """Times or steps: one number or a list of them, infinity allowed.
-
-    Raises:
-        ValueError: if there is none, or one of them is NaN or does not hold.
-    """
-    if hasattr(value, "dtype"):
-        value = (
-            value.astype(jnp.result_type(float)) if _checks.is_traced(value) else value
-        )
-    elif _checks.is_traced(value):
-        value = jnp.asarray(value)
-    concrete = not _checks.is_traced(value)
-    if concrete:
-        try:
-            value = np.asarray(np.nan if value is None else value, np.float64)
-        except (TypeError, ValueError) as error:
-            text = f"`{name}` must be {needed}, or a list of such, but it is {value!r}."
-            raise ValueError(text) from error
-    if value.ndim > 1 or value.size == 0:
-        raise ValueError(
-            f"`{name}` must be {needed}, or a list of at least one, but it has shape "
-            f"{value.shape}. Type `jnp.ravel({name})` if it is a grid."
-        )
-    right = (value >= 0) & holds(value)  # false for NaN
-    if not concrete:
-        return eqx.error_if(value, ~jnp.all(right), f"`{name}` must be {needed}.")
-    if not right.all():
-        raise ValueError(
-            f"`{name}` must be {needed}, but it holds {value[~right].flat[0]:g}."
-        )
-    return value
 
 
 def times_matrix(a: Any, b: Any) -> Any:
