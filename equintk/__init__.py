@@ -5,6 +5,9 @@ from ._empirical.monte_carlo import MonteCarlo as MonteCarlo, monte_carlo as mon
 from ._empirical.nngp import nngp as nngp
 from ._empirical.ntk import (
     ntk as ntk,
+    ntk_by_parameter as ntk_by_parameter,
+    ntk_diag as ntk_diag,
+    ntk_diag_full as ntk_diag_full,
     ntk_full as ntk_full,
     ntk_per_output as ntk_per_output,
 )

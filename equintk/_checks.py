@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -47,8 +48,8 @@ def finite(name: str, tree: Any) -> Any:
     return jtu.tree_map(check, tree)
 
 
-def finite_result(what: str, array: Any) -> Any:
-    """The array itself; `what` is said of it where it is refused.
+def finite_result(what: str, arrays: Any) -> Any:
+    """The arrays themselves; `what` is said of them where they are refused.
 
     Raises:
         ValueError: if a model made NaN or infinity of finite inputs. Under a
@@ -59,17 +60,33 @@ def finite_result(what: str, array: Any) -> Any:
         "examples. Look for a division by zero, `sqrt` or `norm` at zero, or an "
         "overflow; to see where, type `jax.config.update('jax_debug_nans', True)`."
     )
-    if is_traced(array):
-        text = f"{what} with entries that are NaN or infinite: {cause}"
-        return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), text)
-    bad = ~np.isfinite(np.asarray(array))
-    if bad.any():
+
+    def check(array: Any) -> Any:
+        if is_traced(array):
+            text = f"{what} with entries that are NaN or infinite: {cause}"
+            return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), text)
+        if _all_finite(array):
+            return array
+        bad = ~np.isfinite(np.asarray(array))
         where = tuple(int(i) for i in np.argwhere(bad)[0][:2])
         raise ValueError(
             f"{what} with {int(bad.sum())} entries that are NaN or infinite, the first "
             f"at {where}: {cause}"
         )
-    return array
+
+    return jtu.tree_map(check, arrays)
+
+
+def _all_finite(array: Any) -> bool:
+    """Without an array of truth values as large as a large kernel."""
+    if isinstance(array, np.ndarray):
+        return all(np.isfinite(rows).all() for rows in array)
+    return bool(_all_finite_on_device(array))
+
+
+@jax.jit
+def _all_finite_on_device(array: Any) -> Any:
+    return jnp.all(jnp.isfinite(array))
 
 
 def positive_integer(name: str, value: Any) -> int:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ._types import Model, Trainable
 
@@ -46,19 +46,33 @@ def partition(model: Model, trainable: Trainable) -> tuple[PyTree, PyTree]:
                 f"{_kind(leaf)}; only floating-point arrays are parameters. Select "
                 "with `equinox.is_inexact_array`, or leave this leaf out."
             )
-        if jnp.iscomplexobj(leaf):
-            raise ValueError(
-                f"The parameter `model{jtu.keystr(path)}` is complex, which is not "
-                "supported yet: hold its real and imaginary parts as two real arrays."
-            )
     return params, static
 
 
-def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of the model's output for one example, of which shapes are read.
+def refuse_complex(params: PyTree, what: str) -> None:
+    """Raise where a function knows real parameters alone.
 
     Raises:
-        ValueError: if the model couples examples, or its output is no real array.
+        ValueError: if a parameter is complex.
+    """
+    for path, leaf in jtu.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"The parameter `model{jtu.keystr(path)}` is complex, which `{what}` "
+                "cannot use: hold its real and imaginary parts as two real arrays."
+            )
+
+
+def output_structs(model: Model, example: PyTree) -> PyTree:
+    """Shape and dtype of each array that the model returns for one example.
+
+    Args:
+        model: the model.
+        example: one example, of which only shapes are read.
+
+    Raises:
+        ValueError: if the model couples examples, or it returns no arrays, or others
+            than floating-point ones.
     """
     try:
         out = eqx.filter_eval_shape(model, example)
@@ -78,7 +92,30 @@ def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
         )
         raise
     leaves = jtu.tree_leaves(out)
-    if len(leaves) != 1 or not isinstance(out, jax.ShapeDtypeStruct):
+    if not leaves:
+        raise ValueError(f"`model(x)` must return arrays, but it returned {out!r}.")
+    for leaf in leaves:
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if not (hasattr(leaf, "shape") and jnp.issubdtype(dtype, jnp.inexact)):
+            raise ValueError(
+                "`model(x)` must return floating-point arrays, but it returned "
+                f"{dtype}. Return what the kernel is of, and nothing else."
+            )
+        if leaf.size == 0:
+            raise ValueError(
+                f"`model(x)` returned an empty array of shape {leaf.shape}."
+            )
+    return out
+
+
+def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
+    """The same of a model that returns one real array.
+
+    Raises:
+        ValueError: as `output_structs`, and if the output is no single real array.
+    """
+    out = output_structs(model, example)
+    if not isinstance(out, jax.ShapeDtypeStruct):
         raise ValueError(
             "`model(x)` must return one array, but it returned "
             f"{jtu.tree_structure(out)}. Return one array, for example by "
@@ -89,9 +126,15 @@ def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:
             f"`model(x)` must return real floating-point numbers, but it returned "
             f"{out.dtype}. Split complex outputs into real and imaginary parts."
         )
-    if out.size == 0:
-        raise ValueError(f"`model(x)` returned an empty array of shape {out.shape}.")
     return out
+
+
+def real_outputs(out: PyTree) -> list[Array]:
+    """The arrays of an output; a complex one gets a last axis, (real, imaginary)."""
+    return [
+        jnp.stack([leaf.real, leaf.imag], axis=-1) if jnp.iscomplexobj(leaf) else leaf
+        for leaf in map(jnp.asarray, jtu.tree_leaves(out))
+    ]
 
 
 def common_dtype(leaves: Sequence[Any]) -> Any:

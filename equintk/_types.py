@@ -38,10 +38,13 @@ if TYPE_CHECKING:
     Transform: TypeAlias = Callable[[Any], PyTree]
     """Any function of a model."""
 
+    Axes: TypeAlias = int | Sequence[int] | None
+    """Axes of an output, for one example; negative ones count from the last."""
+
     Integer: TypeAlias = int
     Integers: TypeAlias = int | Sequence[int]
     Number: TypeAlias = float
     Text: TypeAlias = str
 else:
     Model = ModelFn = Examples = Targets = Trainable = Key = Times = Progress = Any
-    Transform = Integer = Integers = Number = Text = Any
+    Transform = Axes = Integer = Integers = Number = Text = Any

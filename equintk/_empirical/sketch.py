@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks, _inputs
 from .._batch import Blocks
-from .._parameters import output_struct, partition, wide_dtype
+from .._parameters import output_struct, partition, refuse_complex, wide_dtype
 from .._progress import reporter
 from .._types import Examples, Integer, Key, Model, Progress, Text, Trainable
 
@@ -128,6 +128,7 @@ def _features_of_both(
     _inputs.random_key(key)
     x1, x2 = _inputs.pair(x1, x2)
     params, static = partition(model, trainable)
+    refuse_complex(params, "mc_ntk")
     out = output_struct(model, _inputs.one_example(x1))
     sides = [Blocks(x, batch_size) for x in (x1, x2) if x is not None]
 

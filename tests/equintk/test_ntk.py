@@ -233,23 +233,34 @@ def test_bad_input_is_refused_with_what_to_type(call, text, getkey):
     assert re.search(text, f"{error.value} {notes}", re.DOTALL)
 
 
-def test_models_without_one_real_output_array_are_refused(getkey):
-    class Two(eqx.Module):
-        w: jax.Array
-
-        def __call__(self, x):
-            return self.w * x, self.w
-
+def test_models_without_floating_point_outputs_are_refused(getkey):
     class Whole(eqx.Module):
         w: jax.Array
 
         def __call__(self, x):
             return jnp.round(self.w * x).astype(int)
 
-    with pytest.raises(ValueError, match="must return one array"):
-        nt.ntk(Two(jnp.ones(3)), X)
-    with pytest.raises(ValueError, match="real floating-point numbers.*int"):
+    class Nothing(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return None
+
+    with pytest.raises(ValueError, match="floating-point arrays.*int"):
         nt.ntk(Whole(jnp.ones(3)), X)
+    with pytest.raises(ValueError, match="must return arrays"):
+        nt.ntk(Nothing(jnp.ones(3)), X)
+
+
+def test_functions_of_one_output_array_refuse_several(getkey):
+    class Two(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return self.w * x, self.w
+
+    with pytest.raises(ValueError, match="must return one array"):
+        nt.mc_ntk(Two(jnp.ones(3)), getkey(), X)
 
 
 def test_a_derivative_that_is_not_finite_is_an_error_and_no_silent_nan():

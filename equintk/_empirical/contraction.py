@@ -1,0 +1,89 @@
+"""The kernel of two blocks of examples, from their features."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._parameters import wide_dtype
+from .features import Dense, Features, Gram
+
+# Axes as in `features.py`; `m, g, t` are to the second block what `n, f, s` are to the
+# first.
+
+
+def contracted(one: Features, two: Features, precision: str) -> list[list[Array]]:
+    """For each feature and each output array, its part `(n, m, e, f, f)` of the kernel.
+
+    The sum over features is the kernel, averaged over nothing: `t` axes are summed.
+    """
+    parts = []
+    for f1, f2 in zip(one, two, strict=True):
+        if isinstance(f1, Gram) and isinstance(f2, Gram):
+            parts.append(_gram(f1, f2, precision))
+        elif isinstance(f1, Dense) and isinstance(f2, Dense):
+            parts.append(_dense(f1, f2, precision))
+        else:
+            raise AssertionError("features of two kinds")
+    return parts
+
+
+def pair_bytes(features: Features) -> int:
+    """Of the temporaries and the result, for one pair of examples."""
+    largest = result = 0
+    for feature in features:
+        held = 0
+        if isinstance(feature, Gram):
+            for d in feature.derivatives:
+                b, e, f, s, _ = d.shape[-5:]
+                itemsize = wide_dtype([d]).itemsize
+                held = max(held, b * s * s * (1 + e * f * f) * itemsize)
+                result = max(result, e * f * f * itemsize)
+        else:
+            for gradient in feature.gradients:
+                _, e, f, _ = gradient.shape
+                result = max(result, e * f * f * wide_dtype([gradient]).itemsize)
+        largest = max(largest, held)
+    return largest + 3 * result
+
+
+def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
+    a1, a2 = one.activations, two.activations
+    if jnp.issubdtype(a1.dtype, jnp.integer):
+        alike = (
+            a1.transpose(1, 0, 2)[..., None, None]
+            == a2.transpose(1, 0, 2)[:, None, None, :, :]
+        )
+        positions = alike.astype(wide_dtype(one.derivatives))
+    else:
+        positions = _product("nbsi,mbti->bnsmt", a1, a2, precision)
+    b, n, s, m, t = positions.shape
+    positions = positions.reshape(b, 1, n, 1, s, m, 1, t)
+    kernels = []
+    for d1, d2 in zip(one.derivatives, two.derivatives, strict=True):
+        if d1.ndim == 5:  # the same for all examples
+            outputs = _product("befsx,begtx->befsgt", d1, d2, precision)
+            outputs = outputs[:, :, None, :, :, None, :, :]
+        else:
+            outputs = _product("nbefsx,mbegtx->benfsmgt", d1, d2, precision)
+        kernel = _real(positions * outputs).sum((0, 4, 7))
+        kernels.append(kernel.transpose(1, 3, 0, 2, 4))
+    return kernels
+
+
+def _dense(one: Dense, two: Dense, precision: str) -> list[Array]:
+    return [
+        _real(_product("nefx,megx->nmefg", g1, g2, precision))
+        for g1, g2 in zip(one.gradients, two.gradients, strict=True)
+    ]
+
+
+def _product(spec: str, one: Array, two: Array, precision: str) -> Array:
+    # Sums run in float32 at least: half precision keeps three digits of a long sum.
+    return jnp.einsum(
+        spec, one, two.conj(), precision=precision,
+        preferred_element_type=wide_dtype([one, two]),
+    )  # fmt: skip
+
+
+def _real(array: Array) -> Array:
+    # Real and imaginary parts are parameters of their own.
+    return array.real if jnp.iscomplexobj(array) else array

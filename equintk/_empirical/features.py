@@ -1,0 +1,276 @@
+r"""Features of examples whose products are the tangent kernel.
+
+With $J_{kp}$ the derivative of output $k$ by parameter $p$, the kernel is $J J'^\top$.
+For a weight seen at sites, $J_{k,io} = \sum_s a_{si} \delta_{kso}$, so that
+
+$$(J J'^\top)_{kk'} = \sum_{ss'} (a a'^\top)_{ss'} (\delta_k \delta_{k'}'^\top)_{ss'}$$
+
+needs activations $a$ and output derivatives $\delta$ only, which one backward pass per
+output gives for all weights at once.
+
+Source: Novak, Sohl-Dickstein and Schoenholz, arXiv:2206.08720 (structured
+derivatives); the product of Gram matrices is in Goodfellow, arXiv:1510.01799.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend.core import Var
+from jaxtyping import Array
+
+from .._trace.flatten import Flat, flatten
+from .._types import Examples
+from .modes import Mode
+from .plan import is_gram
+from .structure import Structure, Tapped, scan_lengths, structure_of
+from .tapped import Activations, Taps, run, zero_taps
+
+# Axes: n examples; b, s, i, o as in `sites.py`; e, f, t entries of an output along its
+# diagonal, coupled and averaged axes.
+
+
+class Gram(eqx.Module):
+    """Activations and output derivatives of one weight, its bias with it.
+
+    Attributes:
+        activations: `(n, b, s, i)`, or the numbers of rows looked up, `(n, b, s)`.
+        derivatives: for each output array `(n, b, e, f, s, t * o)`, without `n` where
+            they are the same for all examples.
+        leaves: the numbers of the parameters.
+    """
+
+    activations: Array
+    derivatives: list[Array]
+    leaves: tuple[int, ...] = eqx.field(static=True)
+
+
+class Dense(eqx.Module):
+    """Gradients.
+
+    Attributes:
+        gradients: for each output array `(n, e, f, t * p)`.
+        leaves: the numbers of the parameters.
+    """
+
+    gradients: list[Array]
+    leaves: tuple[int, ...] = eqx.field(static=True)
+
+
+Features = list[Gram | Dense]
+
+
+def features_of_block(
+    output: Callable[[Sequence[Array], Any], list[Array]],
+    leaves: Sequence[Array],
+    x: Examples,
+    modes: Sequence[Mode],
+    n_pairs: int,
+    by_leaf: bool,
+) -> tuple[Features, Features]:
+    """The features of a block of examples: what all have alike, and what varies.
+
+    Two halves of one PyTree, with `None` where the other half has an array.
+
+    Args:
+        output: of the parameter leaves and one example, a list of real arrays.
+        leaves: the parameters.
+        x: the examples, their first axis.
+        modes: what becomes of each output array's axes.
+        n_pairs: the number of pairs that one example is in.
+        by_leaf: whether the kernel of each leaf is wanted, and not their sum alone.
+    """
+    inputs, treedef = jtu.tree_flatten(x)
+    example = [
+        jax.ShapeDtypeStruct(a.shape[1:], a.dtype, weak_type=a.aval.weak_type)
+        if hasattr(a, "aval")
+        else jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
+        for a in inputs
+    ]
+    leaves = list(leaves)
+    flat = flatten(
+        lambda leaves, *xs: output(leaves, treedef.unflatten(xs)), leaves, *example
+    )
+    structure = structure_of(flat, len(leaves), fuse=not by_leaf)
+    kinds = []
+
+    def one(*xs: Array) -> list[Array]:
+        features = _features(structure, leaves, xs, modes, n_pairs, by_leaf)
+        arrays, kind = jtu.tree_flatten_with_path(features)
+        kinds.append((kind, [str(path[-2:-1]) for path, _ in arrays]))
+        return [array for _, array in arrays]
+
+    program = flatten(one, *example)
+    ((kind, names),) = kinds
+    # Derivatives by the last layer's result are often the same for all examples.
+    alike = [
+        not varies and ".derivatives" in name
+        for varies, name in zip(_depends_on_inputs(program), names, strict=True)
+    ]
+    arrays = jax.vmap(
+        lambda *xs: _call(program, xs), out_axes=[None if a else 0 for a in alike]
+    )(*inputs)
+    return eqx.partition(kind.unflatten(arrays), kind.unflatten(alike))
+
+
+def features_of_outputs(
+    outputs: Sequence[Array], modes: Sequence[Mode]
+) -> tuple[Features, Features]:
+    """The same, such that the kernel is the product of the outputs `(n, *out)`."""
+    parts = [
+        f.reshape(f.shape[0], -1)[:, mode.order].reshape(f.shape[0], *mode.sizes)
+        for f, mode in zip(outputs, modes, strict=True)
+    ]
+    features: Features = [Dense(parts, ())]
+    return jtu.tree_map(lambda _: None, features), features
+
+
+def _features(
+    structure: Structure,
+    leaves: list[Array],
+    xs: Sequence[Array],
+    modes: Sequence[Mode],
+    n_pairs: int,
+    by_leaf: bool,
+) -> Features:
+    """The features of one example."""
+    ordinary = [leaves[i] for i in structure.ordinary]
+
+    def outputs(ordinary: list[Array], taps: Any) -> Any:
+        given = list(leaves)
+        for i, leaf in zip(structure.ordinary, ordinary, strict=True):
+            given[i] = leaf
+        results, seen = run(structure, [*given, *xs], taps)
+        return [jnp.ravel(result) for result in results], seen
+
+    results, vjp, seen = jax.vjp(outputs, ordinary, zero_taps(structure), has_aux=True)
+    rows, taps = jax.vmap(vjp)(_cotangents(results, modes))
+    features: Features = []
+    for tapped in structure.tapped:
+        activations, derivatives = _at_all_sites(tapped, seen, taps)
+        together = (tapped.leaf, *([] if tapped.bias is None else [tapped.bias]))
+        if is_gram(tapped, modes, n_pairs):
+            by_output = [
+                d.transpose(3, 0, 1, 4, 2, 5).reshape(*_of(d, 3, 0, 1, 4), -1)
+                for d in _split(derivatives, modes)
+            ]
+            features.append(Gram(activations, by_output, together))
+        else:
+            if tapped.sites[0].looks_up:
+                n_rows = tapped.sizes[2]
+                activations = jax.nn.one_hot(
+                    activations, n_rows, dtype=derivatives.dtype
+                )
+            gradient = jnp.einsum(
+                "bsi,kbso->kbio", activations, derivatives, precision="highest"
+            )
+            features.append(Dense(_gradients(gradient, modes), together))
+    return features + _ordinary(structure.ordinary, rows, modes, by_leaf)
+
+
+def _at_all_sites(tapped: Tapped, seen: Activations, taps: Taps) -> tuple[Array, Array]:
+    """Activations `(b, s, i)`, or rows `(b, s)`, and derivatives `(k, b, s, o)`."""
+    activations, derivatives = [], []
+    for site in tapped.sites:
+        _, sliced = scan_lengths(site.use.view)
+        found, scale = seen[site.use.path]
+        tap = taps[site.use.path]
+        n_lead = 1 + len(sliced)
+        fold = site.fold
+        for _ in range(n_lead):
+            fold = jax.vmap(fold)
+        derivative = _merged(fold(tap), sliced, 1)
+        if scale is not None:
+            derivative = derivative * _merged(scale, sliced, 0)[None, :, :, None]
+        derivatives.append(derivative)
+        activations.append(_merged(found, sliced, 0))
+    return jnp.concatenate(activations, axis=1), jnp.concatenate(derivatives, axis=2)
+
+
+def _merged(array: Array, sliced: Sequence[bool], n_lead: int) -> Array:
+    """From `(*lead, *scans, b, s, ...)`: scans over slices into b, others into s."""
+    cut = [n_lead + j for j, is_cut in enumerate(sliced) if is_cut]
+    whole = [n_lead + j for j, is_cut in enumerate(sliced) if not is_cut]
+    b = n_lead + len(sliced)
+    rest = tuple(range(b + 2, array.ndim))
+    array = array.transpose(*range(n_lead), *cut, b, *whole, b + 1, *rest)
+    lead, tail = array.shape[:n_lead], array.shape[b + 2 :]
+    n_batch = math.prod(array.shape[n_lead : n_lead + len(cut) + 1])
+    n_shared = math.prod(array.shape[n_lead + len(cut) + 1 : b + 2])
+    return array.reshape(*lead, n_batch, n_shared, *tail)
+
+
+def _ordinary(
+    numbers: Sequence[int], rows: Sequence[Array], modes: Sequence[Mode], by_leaf: bool
+) -> Features:
+    """Gradients as they are; small ones side by side, for one product of many."""
+    if by_leaf:
+        pairs = zip(numbers, rows, strict=True)
+        return [Dense(_gradients(row, modes), (i,)) for i, row in pairs]
+    groups: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        n_params = row[0].size
+        alone = place if n_params > _LARGEST_TOGETHER else -1
+        groups.setdefault((row.dtype, alone), []).append(place)
+    features: Features = []
+    for places in groups.values():
+        gradient = jnp.concatenate(
+            [rows[p].reshape(rows[p].shape[0], -1) for p in places], axis=1
+        )
+        leaves = tuple(numbers[p] for p in places)
+        features.append(Dense(_gradients(gradient, modes), leaves))
+    return features
+
+
+def _gradients(rows: Array, modes: Sequence[Mode]) -> list[Array]:
+    """For each output array `(e, f, t * p)`."""
+    return [part.reshape(*part.shape[:2], -1) for part in _split(rows, modes)]
+
+
+def _split(rows: Array, modes: Sequence[Mode]) -> list[Array]:
+    """Rows of all outputs `(k, ...)` to `(e, f, t, ...)` for each output array."""
+    parts, start = [], 0
+    for mode in modes:
+        n = math.prod(mode.sizes)
+        parts.append(rows[start : start + n].reshape(*mode.sizes, *rows.shape[1:]))
+        start += n
+    return parts
+
+
+def _of(array: Array, *axes: int) -> tuple[int, ...]:
+    return tuple(array.shape[axis] for axis in axes)
+
+
+def _cotangents(results: Sequence[Array], modes: Sequence[Mode]) -> list[Array]:
+    """For each entry of each output, in the order of its mode, a one among zeros."""
+    total = sum(result.size for result in results)
+    cotangents, start = [], 0
+    for result, mode in zip(results, modes, strict=True):
+        rows = np.zeros((total, result.size), result.dtype)
+        rows[start + np.arange(result.size), mode.order] = 1
+        cotangents.append(jnp.asarray(rows))
+        start += result.size
+    return cotangents
+
+
+def _depends_on_inputs(flat: Flat) -> list[bool]:
+    """For each result, whether it depends on any input."""
+    varying = set(flat.jaxpr.invars)
+    for eqn in flat.jaxpr.eqns:
+        if any(isinstance(v, Var) and v in varying for v in eqn.invars):
+            varying.update(eqn.outvars)
+    return [isinstance(v, Var) and v in varying for v in flat.jaxpr.outvars]
+
+
+def _call(flat: Flat, args: Sequence[Array]) -> list[Any]:
+    return eval_jaxpr(flat.jaxpr, flat.consts, *args)
+
+
+# Gradients of up to this many parameters are put side by side.
+_LARGEST_TOGETHER = 2**12
