@@ -5,6 +5,7 @@ At run time they admit anything: what an argument must be is checked by `_checks
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jax.typing import ArrayLike
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     Transform: TypeAlias = Callable[[Any], PyTree]
     """Any function of a model."""
 
+    Directory: TypeAlias = str | Path | None
+    """Where finished parts of a computation are kept; `None` for nowhere."""
+
     Axes: TypeAlias = int | Sequence[int] | None
     """Axes of an output, for one example; negative ones count from the last."""
 
@@ -47,4 +51,4 @@ if TYPE_CHECKING:
     Text: TypeAlias = str
 else:
     Model = ModelFn = Examples = Targets = Trainable = Key = Times = Progress = Any
-    Transform = Axes = Integer = Integers = Number = Text = Any
+    Transform = Axes = Directory = Integer = Integers = Number = Text = Any

@@ -17,9 +17,19 @@ from jaxtyping import Array, PyTree
 
 from .. import _checks, _inputs
 from .._batch import Blocks, pairwise
+from .._checkpoint import Checkpoint
 from .._parameters import common_dtype, output_structs, partition, real_outputs
 from .._progress import reporter
-from .._types import Axes, Examples, Integer, Model, Progress, Text, Trainable
+from .._types import (
+    Axes,
+    Directory,
+    Examples,
+    Integer,
+    Model,
+    Progress,
+    Text,
+    Trainable,
+)
 from .contraction import contracted, pair_bytes
 from .features import Features, features_of_block, features_of_outputs
 from .modes import Mode, modes_of
@@ -50,6 +60,8 @@ class Settings(NamedTuple):
     precision: Text
     progress: Progress
     out: Text = "device"
+    mesh: Any = None
+    checkpoint: Directory = None
 
 
 class Reading(NamedTuple):
@@ -89,12 +101,26 @@ def kernel(
     n_pairs = n1 / 2 if x2 is None else n1 * n2 / (n1 + n2)
     how = _contraction(member, reading, settings)
     features = _features(member, reading, n_pairs)
+    of_pair = lambda shared, one, two: _of_pair(shared, one, two, how)
+
+    def on(device: Any) -> Any:
+        params, static = (
+            jtu.tree_map(
+                lambda a: jax.device_put(a, device) if eqx.is_array(a) else a, part
+            )
+            for part in (reading.params, reading.static)
+        )
+        there = reading._replace(params=params, static=static)
+        return _features(member, there, n_pairs), of_pair
+
     parts = pairwise(
         features,
-        lambda shared, one, two: _of_pair(shared, one, two, how),
+        of_pair,
         lambda tile: _flipped(tile, reading.modes),
         x1, x2, batch_size, reporter(settings.progress, member.name),
         pair_bytes=_bytes_of_pair(features, x1, batch_size), out=settings.out,
+        mesh=settings.mesh, place=None if settings.mesh is None else on,
+        checkpoint=_checkpoint(member, reading, settings),
     )  # fmt: skip
     return _finished(parts, reading, member.by_leaf)
 
@@ -144,6 +170,19 @@ def _contraction(
     return _Contraction(
         reading.modes, settings.precision, reading.dtype, member.by_leaf
     )
+
+
+def _checkpoint(
+    member: Member, reading: Reading, settings: Settings
+) -> Checkpoint | None:
+    if settings.checkpoint is None:
+        return None
+    facts = {
+        "the kernel": member.name,
+        "the parameters": reading.params,
+        "`precision`": str(settings.precision),
+    }
+    return Checkpoint(settings.checkpoint, facts)
 
 
 def _bytes_of_pair(features: Any, x: Examples, batch_size: int) -> int:

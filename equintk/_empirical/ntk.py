@@ -5,9 +5,20 @@ $$\Theta_{ab}(x, x') = \sum_p \partial_p f_a(x)\, \partial_p f_b(x')$$
 Source: Jacot, Gabriel and Hongler, arXiv:1806.07572, section 4.
 """
 
+from typing import Any
+
 from jaxtyping import Array, Float, PyTree
 
-from .._types import Axes, Examples, Integer, Model, Progress, Text, Trainable
+from .._types import (
+    Axes,
+    Directory,
+    Examples,
+    Integer,
+    Model,
+    Progress,
+    Text,
+    Trainable,
+)
 from .kernel import Member, Settings, kernel, kernel_of_each
 
 
@@ -21,6 +32,8 @@ def ntk(
     precision: Text = "highest",
     progress: Progress = False,
     out: Text = "device",
+    mesh: Any = None,
+    checkpoint: Directory = None,
 ) -> PyTree[Float[Array, "n1 n2"]]:
     """Empirical NTK averaged over the output entries.
 
@@ -42,6 +55,11 @@ def ntk(
         progress: `True` for lines on stderr, or a function of (tiles done, tiles).
         out: `"device"`, or `"host"` for a NumPy array in the host's memory, for kernels
             larger than the device.
+        mesh: a `jax.sharding.Mesh` over whose devices the tiles are spread; the result
+            is on the first of them. Of several processes all must make the same call,
+            and all get the whole kernel.
+        checkpoint: a directory that keeps finished tiles, so that the same call after
+            an interruption goes on where it was. One kernel, one directory.
 
     Returns:
         `[i, j]` couples `x1[i]` to `x2[j]`, in outputs² per parameter². Under gradient
@@ -50,8 +68,8 @@ def ntk(
 
     Raises:
         ValueError: for a model without parameters or one that couples examples, for
-            inputs whose shapes do not match, and for NaN or infinity in the inputs or
-            in the result.
+            inputs whose shapes do not match, for NaN or infinity in the inputs or in
+            the result, and for a `checkpoint` of another kernel.
 
     Each example is differentiated once where the features of all examples fit
     (`_schedule.FEATURE_BYTES`); beside them and the kernel it holds the temporaries of
@@ -61,7 +79,7 @@ def ntk(
     """
     return kernel(
         Member("ntk", average=None, diagonal=None), model, x1, x2, batch_size,
-        Settings(trainable, precision, progress, out),
+        Settings(trainable, precision, progress, out, mesh, checkpoint),
     )  # fmt: skip
 
 
@@ -76,6 +94,8 @@ def ntk_per_output(
     precision: Text = "highest",
     progress: Progress = False,
     out: Text = "device",
+    mesh: Any = None,
+    checkpoint: Directory = None,
 ) -> PyTree[Float[Array, "n1 n2 *out"]]:
     """Empirical NTK of each output with itself: `ntk_full`'s diagonal over outputs.
 
@@ -85,7 +105,7 @@ def ntk_per_output(
     """
     return kernel(
         Member("ntk_per_output", average, diagonal=None), model, x1, x2, batch_size,
-        Settings(trainable, precision, progress, out),
+        Settings(trainable, precision, progress, out, mesh, checkpoint),
     )  # fmt: skip
 
 
@@ -101,6 +121,8 @@ def ntk_full(
     precision: Text = "highest",
     progress: Progress = False,
     out: Text = "device",
+    mesh: Any = None,
+    checkpoint: Directory = None,
 ) -> PyTree[Float[Array, "n1 n2 *out_out"]]:
     """Empirical NTK with its outputs coupled, of shape `(n1, n2, *out, *out)`.
 
@@ -112,7 +134,7 @@ def ntk_full(
     """
     return kernel(
         Member("ntk_full", average, diagonal), model, x1, x2, batch_size,
-        Settings(trainable, precision, progress, out),
+        Settings(trainable, precision, progress, out, mesh, checkpoint),
     )  # fmt: skip
 
 
@@ -126,6 +148,8 @@ def ntk_by_parameter(
     precision: Text = "highest",
     progress: Progress = False,
     out: Text = "device",
+    mesh: Any = None,
+    checkpoint: Directory = None,
 ) -> PyTree[Float[Array, "n1 n2"]]:
     """The part of `ntk` that each parameter leaf has: their sum is `ntk`.
 
@@ -137,7 +161,8 @@ def ntk_by_parameter(
     """
     return kernel(
         Member("ntk_by_parameter", average=None, diagonal=None, by_leaf=True),
-        model, x1, x2, batch_size, Settings(trainable, precision, progress, out),
+        model, x1, x2, batch_size,
+        Settings(trainable, precision, progress, out, mesh, checkpoint),
     )  # fmt: skip
 
 
