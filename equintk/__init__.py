@@ -1,6 +1,14 @@
 """Neural tangent and NNGP kernels, and their dynamics, for any Equinox module."""
 
 from . import metrics as metrics, predict as predict
+from ._empirical.empirical_nngp import (
+    EmpiricalKernels as EmpiricalKernels,
+    empirical_kernels as empirical_kernels,
+    empirical_nngp as empirical_nngp,
+    empirical_nngp_diag as empirical_nngp_diag,
+    empirical_nngp_full as empirical_nngp_full,
+    empirical_nngp_per_output as empirical_nngp_per_output,
+)
 from ._empirical.monte_carlo import MonteCarlo as MonteCarlo, monte_carlo as monte_carlo
 from ._empirical.nngp import nngp as nngp
 from ._empirical.ntk import (

@@ -132,7 +132,7 @@ def kernel_of_each(
     _checks.positive_integer("batch_size", batch_size)
     x = _inputs.examples("x", x)
     reading = _read(member, model, x, settings)
-    features = _features(member, reading, 1)
+    features = _features(member, reading, 1.0)
     how = _contraction(member, reading, settings)
     blocks = Blocks(x, batch_size)
     report = reporter(settings.progress, member.name)
@@ -148,7 +148,10 @@ def kernel_of_each(
 
 
 def _read(member: Member, model: Model, x: Examples, settings: Settings) -> Reading:
-    params, static = partition(model, settings.trainable)
+    if member.of_outputs:
+        params, static = eqx.partition(model, eqx.is_array)
+    else:
+        params, static = partition(model, settings.trainable)
     structs = output_structs(model, _inputs.one_example(x))
     shapes = [
         struct.shape + (2,) * jnp.issubdtype(struct.dtype, jnp.complexfloating)
