@@ -16,6 +16,10 @@ from ._checks import is_traced
 from ._decay import AbstractFilter, differences, weights
 
 NOISE = 10.0
+OF_ITSELF = (
+    "An eigenbasis cannot be differentiated by itself: create GradientFlow or "
+    "GradientDescent inside the function that is differentiated by the kernel."
+)
 
 
 def rounding(n: int, dtype: Any) -> float:
@@ -33,6 +37,38 @@ def flatten_kernel(kernel: Any, n_out_axes: int) -> Any:
     size = math.prod(rest[:n_out_axes])
     split = kernel.reshape(n1, n2, size, size)
     return split.swapaxes(1, 2).reshape(n1 * size, n2 * size)
+
+
+def unflatten_kernel(kernel: Any, out: tuple[int, ...]) -> Any:
+    """The matrix `(n1*out, n2*out)`, sample-major, as `(n1, n2, *out, *out)`."""
+    size = math.prod(out)
+    n1, n2 = (length // size for length in kernel.shape)
+    split = kernel.reshape(n1, size, n2, size).swapaxes(1, 2)
+    return split.reshape(n1, n2, *out, *out)
+
+
+def root(covariance: Any, floor: Any) -> Any:
+    """A matrix that gives the covariance when it is multiplied by its transpose.
+
+    Args:
+        covariance: `(n, n)`, symmetric.
+        floor: how far eigenvalues are below zero by rounding.
+
+    Raises:
+        ValueError: if an eigenvalue is below that.
+    """
+    text = "The covariance has a negative eigenvalue beyond rounding"
+    if is_traced(covariance, floor):
+        values, vectors = jnp.linalg.eigh(covariance)
+        values = eqx.error_if(values, values[0] < -floor, text + ".")
+        return vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
+    values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
+    if values[0] < -floor:
+        raise ValueError(
+            f"{text}: {values[0]:.2e}, where {-floor:.2e} is allowed. All kernels must "
+            "be of one kind and one random draw."
+        )
+    return vectors * np.sqrt(np.maximum(values, 0))
 
 
 class Eigenbasis(eqx.Module):
@@ -95,6 +131,27 @@ class Eigenbasis(eqx.Module):
     def fitted(self, filter: AbstractFilter, residual: Any) -> Any:
         """K g(A) residual, without the rounding of a product with K itself."""
         return self._apply(filter, residual, times_kernel=True)
+
+    def log_determinant(self) -> Any:
+        """Of the kernel with the shift.
+
+        Raises:
+            ValueError: if it is singular up to rounding.
+        """
+        text = (
+            "The kernel is singular up to rounding, so its determinant is 0 and "
+            "outputs have no density. Add a `ridge`, the variance of the noise times c"
+        )
+        if not is_traced(self):
+            shifted = self.eigenvalues + self.shift
+            if shifted[0] <= self.floor:
+                raise ValueError(f"{text}, above {self.floor:.2e} * c.")
+            return np.sum(np.log(shifted))
+        values = jnp.asarray(self.eigenvalues)
+        shift, floor = (jnp.asarray(a, values.dtype) for a in (self.shift, self.floor))
+        singular = jax.lax.stop_gradient(values[0] + shift <= floor)
+        values = eqx.error_if(values, singular, text + ".")
+        return _log_determinant(self.kernel, values, self.eigenvectors, shift)
 
     def _apply(self, filter: AbstractFilter, residual: Any, times_kernel: bool) -> Any:
         values, vectors = self.eigenvalues, self.eigenvectors
@@ -204,10 +261,7 @@ def _filtered_jvp(primals, tangents, *, floor, times_kernel):
     kernel, values, vectors, shift, filter, residual = primals
     t_kernel, t_values, t_vectors, t_shift, t_filter, t_residual = tangents
     if t_values is not None or t_vectors is not None:
-        raise TypeError(
-            "An eigenbasis cannot be differentiated by itself: create GradientFlow or "
-            "GradientDescent inside the function that is differentiated by the kernel."
-        )
+        raise TypeError(OF_ITSELF)
     given = {"floor": floor, "times_kernel": times_kernel}
     out = _filtered(*primals, **given)
 
@@ -229,6 +283,28 @@ def _filtered_jvp(primals, tangents, *, floor, times_kernel):
         rotated = _times(vectors.T, _times(t_kernel, vectors))
         moved += _times(differences(filter, values, shift, **given) * rotated, along)
     return out, _times(vectors, moved)
+
+
+@eqx.filter_custom_jvp
+def _log_determinant(kernel, values, vectors, shift):
+    return jnp.sum(jnp.log(values + shift))
+
+
+@_log_determinant.def_jvp
+def _log_determinant_jvp(primals, tangents):
+    t_kernel, t_values, t_vectors, t_shift = tangents
+    if t_values is not None or t_vectors is not None:
+        raise TypeError(OF_ITSELF)
+    kernel, values, vectors, shift = primals
+    out = _log_determinant(*primals)
+    values, vectors, shift = _once(kernel, shift, values, vectors)
+    inverse = 1 / (values + shift)
+    moved = jnp.zeros_like(out)
+    if t_shift is not None:
+        moved += t_shift * jnp.sum(inverse)
+    if t_kernel is not None:
+        moved += jnp.sum(_times(t_kernel, vectors) * vectors * inverse[None])
+    return out, moved
 
 
 @eqx.filter_custom_jvp

@@ -2,7 +2,10 @@
 
 from . import losses as losses
 from .descent import GradientDescent as GradientDescent
+from .ensemble import Ensemble as Ensemble
 from .flow import GradientFlow as GradientFlow
 from .function_space_descent import FunctionSpaceDescent as FunctionSpaceDescent
 from .function_space_flow import FunctionSpaceFlow as FunctionSpaceFlow
+from .gaussian import Gaussian as Gaussian
+from .gaussian_process import GaussianProcess as GaussianProcess
 from .state import State as State

@@ -104,7 +104,7 @@ class GradientDescent(eqx.Module):
             ValueError: for a negative or fractional number of steps, a wrong shape,
                 NaN or infinity, or the end of training at an unstable learning rate.
         """
-        return self.problem.train(self._filters, self._steps(steps), f0_train)
+        return self.problem.train(self.filters, self.steps(steps), f0_train)
 
     def test(
         self, steps: Any, k_test_train: Any, f0_train: Any, f0_test: Any
@@ -124,8 +124,8 @@ class GradientDescent(eqx.Module):
         Raises:
             ValueError: as `train`.
         """
-        steps = self._steps(steps)
-        return self.problem.test(self._filters, steps, k_test_train, f0_train, f0_test)
+        steps = self.steps(steps)
+        return self.problem.test(self.filters, steps, k_test_train, f0_train, f0_test)
 
     def state(self, steps: Any, f0_train: Any) -> State:
         """Where training stands, for any dynamics to carry on from.
@@ -138,10 +138,11 @@ class GradientDescent(eqx.Module):
             ValueError: as `train`, and for several numbers of steps.
         """
         return self.problem.state(
-            self._filters, self._velocity_filters, self._steps(steps), f0_train
+            self.filters, self._velocity_filters, self.steps(steps), f0_train
         )
 
-    def _steps(self, steps: Any) -> Any:
+    def steps(self, steps: Any) -> Any:
+        """The numbers of steps, checked."""
         whole = lambda s: s == s.__array_namespace__().floor(s)
         steps = moments("steps", steps, "a whole number of at least 0", whole)
         if self._has_momentum:
@@ -182,7 +183,8 @@ class GradientDescent(eqx.Module):
     def _has_momentum(self) -> bool:
         return _checks.is_traced(self.momentum) or self.momentum != 0
 
-    def _filters(self, steps: Any, c: Any) -> tuple[AbstractFilter, ...]:
+    def filters(self, steps: Any, c: Any) -> tuple[AbstractFilter, ...]:
+        """What so many steps make of a residual and, with momentum, a velocity."""
         if self._has_momentum:
             decay = self._heavy_ball(steps, c)
             return decay, Response(

@@ -76,7 +76,7 @@ class GradientFlow(eqx.Module):
         Raises:
             ValueError: for a negative time, a wrong shape, NaN or infinity.
         """
-        return self.problem.train(_filters, flow_times(t), f0_train)
+        return self.problem.train(flow_filters, flow_times(t), f0_train)
 
     def test(
         self, t: Any, k_test_train: Any, f0_train: Any, f0_test: Any
@@ -97,7 +97,7 @@ class GradientFlow(eqx.Module):
             ValueError: for a negative time, a wrong shape, NaN or infinity.
         """
         return self.problem.test(
-            _filters, flow_times(t), k_test_train, f0_train, f0_test
+            flow_filters, flow_times(t), k_test_train, f0_train, f0_test
         )
 
     def state(self, t: Any, f0_train: Any) -> State:
@@ -111,7 +111,7 @@ class GradientFlow(eqx.Module):
             ValueError: as `train`, and for several times.
         """
         at_rest = lambda time, c: ()
-        return self.problem.state(_filters, at_rest, flow_times(t), f0_train)
+        return self.problem.state(flow_filters, at_rest, flow_times(t), f0_train)
 
 
 class _Flow(AbstractDecay):
@@ -142,7 +142,8 @@ class _Flow(AbstractDecay):
         return curve_of_slopes(self, larger, smaller, inverse_steps=0.0)
 
 
-def _filters(time: Any, c: Any) -> tuple[_Flow]:
+def flow_filters(time: Any, c: Any) -> tuple[_Flow]:
+    """What flow makes of a residual in some time."""
     return (_Flow.at(time, c),)
 
 

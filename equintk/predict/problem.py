@@ -65,7 +65,7 @@ class Problem(eqx.Module):
     def train(self, filters_at: FiltersAt, times: Any, f0_train: Any) -> Any:
         """Outputs on the training inputs at each time."""
         start = arguments.start(f0_train, self.y_train.shape)
-        cast, dtype = self._precision(filters_at, times, *jax.tree.leaves(start))
+        cast, dtype = self.precision(filters_at, times, *jax.tree.leaves(start))
         sources = self._sources(cast, start)
         f0 = cast(start.f_train)
 
@@ -73,7 +73,7 @@ class Problem(eqx.Module):
             filters = filters_at(time, cast(self.c))
             return f0 - _sum(self.basis.fitted, filters, sources).reshape(f0.shape)
 
-        return arguments.in_range(_each(at, cast(times)), dtype)
+        return arguments.in_range(each(at, cast(times)), dtype)
 
     def test(
         self,
@@ -91,18 +91,16 @@ class Problem(eqx.Module):
         needed = (len(k_test_train), *self.y_train.shape[1:])
         f0_test = arguments.outputs("f0_test", f0_test, needed)
         arrays = (k_test_train, f0_test, *jax.tree.leaves(start))
-        cast, dtype = self._precision(filters_at, times, *arrays)
+        cast, dtype = self.precision(filters_at, times, *arrays)
         sources = self._sources(cast, start)
-        f0, kernel = cast(f0_test), cast(k_test_train)
-        if self.coupled:
-            kernel = flatten_kernel(kernel, f0.ndim - 1)
+        f0, kernel = cast(f0_test), cast(self.flat(k_test_train))
 
         def at(time: Any) -> Any:
             filters = filters_at(time, cast(self.c))
             way = _sum(self.basis.coefficients, filters, sources)
             return f0 - times_matrix(kernel, way).reshape(f0.shape)
 
-        return arguments.in_range(_each(at, cast(times)), dtype)
+        return arguments.in_range(each(at, cast(times)), dtype)
 
     def state(
         self, filters_at: FiltersAt, velocity_at: FiltersAt, time: Any, f0_train: Any
@@ -115,7 +113,7 @@ class Problem(eqx.Module):
             )
         start = arguments.start(f0_train, self.y_train.shape)
         moment = (velocity_at, time)
-        cast, dtype = self._precision(filters_at, moment, *jax.tree.leaves(start))
+        cast, dtype = self.precision(filters_at, moment, *jax.tree.leaves(start))
         sources = self._sources(cast, start)
         time, c, f0 = cast(time), cast(self.c), cast(start.f_train)
         way, moved = (
@@ -137,7 +135,12 @@ class Problem(eqx.Module):
         shape = (-1, 1) if self.coupled else (len(residual), -1)
         return residual.reshape(shape), cast(start.velocity).reshape(shape)
 
-    def _precision(
+    def flat(self, kernel: Any) -> Any:
+        """A kernel of the same kind as a matrix."""
+        n_out_axes = self.y_train.ndim - 1
+        return flatten_kernel(kernel, n_out_axes) if self.coupled else kernel
+
+    def precision(
         self, filters_at: FiltersAt, times: Any, *arrays: Any
     ) -> tuple[Callable[[Any], Any], Any]:
         """How to bring arrays together, and the dtype of the result."""
@@ -179,8 +182,8 @@ def times_matrix(a: Any, b: Any) -> Any:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _each(at: Callable[[Any], Any], times: Any) -> Any:
-    """The function at one time, or stacked over several."""
+def each(at: Callable[[Any], Any], times: Any) -> Any:
+    """A function at one time, or stacked over several."""
     if times.ndim == 0:
         return at(times)
     if isinstance(times, np.ndarray):
