@@ -165,10 +165,8 @@ def program(*functions: ClosedJaxpr) -> dict[str, str]:
 
 def _constants(part: Any) -> Iterator[Any]:
     """Arrays that the text of a jaxpr does not show, or not whole."""
-    if isinstance(part, ClosedJaxpr):
-        yield from part.consts
-        yield from _constants(part.jaxpr)
-    elif isinstance(part, Jaxpr):
+    if isinstance(part, ClosedJaxpr | Jaxpr):  # two classes, or one, by jax's version
+        yield from getattr(part, "consts", ())
         for equation in part.eqns:
             yield from (v.val for v in equation.invars if isinstance(v, Literal))
             yield from _constants(list(equation.params.values()))

@@ -16,7 +16,7 @@ PAIR_BYTES = 2**26
 
 # Examples on a side of a tile. From `ENOUGH` on, calling a compiled tile costs little
 # beside computing it; beyond `MOST` a tile gains nothing and a triangle of them loses.
-ENOUGH = 128
+ENOUGH = 256
 MOST = 512
 
 
@@ -171,6 +171,8 @@ class Cache:
 
     def enter(self, group: Group) -> None:
         """Let go of what the group does not hold, but for the passing tile."""
+        if group.held is self._held:
+            return
         self._held = group.held
         kept = self._held | {self._passing}
         self._values = {t: v for t, v in self._values.items() if t in kept}
