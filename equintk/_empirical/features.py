@@ -153,7 +153,7 @@ def _features(
     rows, taps = jax.vmap(vjp)(_cotangents(results, modes))
     features: Features = []
     for tapped in structure.tapped:
-        activations, derivatives = _at_all_sites(tapped, seen, taps)
+        activations, derivatives = at_all_sites(tapped, seen, taps)
         together = (tapped.leaf, *([] if tapped.bias is None else [tapped.bias]))
         if is_gram(tapped, modes, n_pairs):
             by_output = [
@@ -174,7 +174,7 @@ def _features(
     return features + _ordinary(structure.ordinary, rows, modes, by_leaf)
 
 
-def _at_all_sites(tapped: Tapped, seen: Activations, taps: Taps) -> tuple[Array, Array]:
+def at_all_sites(tapped: Tapped, seen: Activations, taps: Taps) -> tuple[Array, Array]:
     """Activations `(b, s, i)`, or rows `(b, s)`, and derivatives `(k, b, s, o)`."""
     activations, derivatives = [], []
     for site in tapped.sites:
