@@ -134,20 +134,22 @@ def test_objects_cross_the_boundary_of_compilation_both_ways(name):
     assert_close(compiled, eager)
     inside = eqx.filter_jit(build)(k)
     assert_close(ask(inside), eager)
-    assert_close(eqx.filter_jit(lambda k: ask(build(k)))(k), eager)
-    mapped = jax.jit(jax.vmap(lambda k: ask(build(k))))(np.stack([k, 2 * k]))
+    both: Any = eqx.filter_jit(lambda k: ask(build(k)))
+    assert_close(both(k), eager)
+    mapped: Any = jax.jit(jax.vmap(lambda k: ask(build(k))))
+    mapped = mapped(np.stack([k, 2 * k]))
     assert_close(mapped[0], eager)
     assert_close(mapped[1], ask(build(2 * k)))
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_predictions_do_not_depend_on_the_units_of_the_kernel(scale):
+def test_predictions_do_not_depend_on_the_units_of_the_kernel(scale: float):
     # Weights of a large standard deviation give kernels of 1e12 (issue 197).
     k, k_test, k_test_test = kernels()
-    scaled = [scale * kernel for kernel in (k, k_test, k_test_test)]
     for when in (2.0, jnp.inf):
         expected = ask_flow(k, k_test, k_test_test, when)
-        assert_close(ask_flow(*scaled, when / scale), expected)
+        got = ask_flow(scale * k, scale * k_test, scale * k_test_test, when / scale)
+        assert_close(got, expected)
     for momentum in (0.0, 0.9):
         descents = [
             GradientDescent(s * k, Y, learning_rate=0.2 / s, momentum=momentum)
@@ -208,7 +210,8 @@ def test_our_kernel_of_that_network_gives_right_predictions_in_float32(relu_grid
     single, double = predict(jnp.float32), predict(jnp.float64)
     for got, expected in zip(single, double, strict=True):
         assert got.dtype == jnp.float32
-        assert relative_error(got, expected) < 1e-2
+        # Entries of 8000 are right to 1e-3, and the ridge is 0.3: a few percent.
+        assert relative_error(got, expected) < 3e-2
 
 
 @pytest.mark.parametrize("name", ["identity", "duplicated inputs"])
