@@ -18,7 +18,13 @@ from jaxtyping import Array, PyTree
 from .. import _checks, _inputs
 from .._batch import Blocks, pairwise
 from .._checkpoint import Checkpoint
-from .._parameters import common_dtype, output_structs, partition, real_outputs
+from .._parameters import (
+    common_dtype,
+    output_structs,
+    partition,
+    real_outputs,
+    wide_dtype,
+)
 from .._progress import reporter
 from .._types import (
     Axes,
@@ -279,9 +285,10 @@ class _Contraction(NamedTuple):
         ]
 
     def _output(self, mode: Mode, parts: list[Array]) -> Array:
-        return mode.unravel(
-            (sum(parts[1:], parts[0]) / mode.sizes[2]).astype(self.dtype)
-        )
+        # Parameters of two dtypes are added in the wider one.
+        wide = wide_dtype(parts)
+        total = sum(part.astype(wide) for part in parts)
+        return mode.unravel(jnp.asarray(total / mode.sizes[2], self.dtype))
 
 
 def _flipped(tile: list[list[Array]], modes: tuple[Mode, ...]) -> list[list[Array]]:

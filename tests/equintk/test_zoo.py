@@ -6,6 +6,7 @@ three kernels in turn; `pytest -m ""` adds the others.
 """
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -20,6 +21,7 @@ KERNELS = {
     "ntk_full": (nt.ntk_full, lambda full: full),
     "ntk_per_output": (nt.ntk_per_output, diagonal_of),
 }
+_DONE = itertools.count(1)
 
 
 def _usually(run):
@@ -34,10 +36,12 @@ def _reference(name):
     return reference
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forget_what_was_compiled():
+@pytest.fixture(autouse=True)
+def forget_now_and_then_what_was_compiled():
+    """Hundreds of models with their compiled programs would take gigabytes."""
     yield
-    jax.clear_caches()
+    if next(_DONE) % 25 == 0:
+        jax.clear_caches()
 
 
 @pytest.mark.parametrize(

@@ -225,17 +225,18 @@ class Stateful(eqx.Module):
     layers: nn.Sequential
     state: nn.State
 
-    def __init__(self, build, shape):
-        def with_key(key):
-            return build(key)
+    def __init__(self, build, shape, key):
+        @eqx.filter_jit
+        def trained(key):
+            k1, k2 = jr.split(key)
+            layers, state = nn.make_with_state(build)(k1)
+            for batch in jr.normal(k2, (3, 7, *shape)):
+                _, state = jax.vmap(
+                    layers, axis_name="batch", in_axes=(0, None), out_axes=(0, None)
+                )(batch, state)
+            return layers, state
 
-        k1, k2 = jr.split(shape[0])
-        layers, state = nn.make_with_state(with_key)(k1)
-        batch = jr.normal(k2, (7, *shape[1]))
-        for _ in range(3):
-            _, state = jax.vmap(
-                layers, axis_name="batch", in_axes=(0, None), out_axes=(0, None)
-            )(batch, state)
+        layers, state = trained(key)
         self.layers, self.state = nn.inference_mode(layers), state
 
     def __call__(self, x):
@@ -243,7 +244,7 @@ class Stateful(eqx.Module):
 
 
 def _stateful(name, build, shape):
-    _enter(name, lambda key: Stateful(build, (key, shape)), shape)
+    _enter(name, lambda key: Stateful(build, shape, key), shape)
 
 
 _stateful(
