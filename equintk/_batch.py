@@ -223,7 +223,8 @@ class _Tiles:
         """Each turn with its tile, at the time when it is wanted."""
         if self._workers.many:
             exchanged = self._workers.exchanged(len(self), self._own, self._like)
-            yield from enumerate(exchanged)
+            for turn, tile in enumerate(exchanged):
+                yield turn, self._from_numpy(tile)
         else:
             for turn in range(len(self)):
                 yield turn, self._tile(turn)
@@ -254,7 +255,7 @@ class _Tiles:
         if self._stored is not None:
             tile = self._stored.load(i, j, self._like)
             if tile is not None:
-                return tile
+                return self._from_numpy(tile)
             self._unsaved.add(turn)
         device = self._workers.device(turn)
         self._features.enter(group)
@@ -264,6 +265,11 @@ class _Tiles:
             self._features(0, i, device),
             self._features(len(self.sides) - 1, j, device),
         )
+
+    def _from_numpy(self, tile: PyTree) -> PyTree:
+        # The caller's `flip` is written for what `kernel` returns.
+        with working_on(self._workers.mine[0]):
+            return jtu.tree_map(jnp.asarray, tile)
 
     def _product(self, device: Any, one: PyTree, two: PyTree) -> PyTree:
         with working_on(device):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from jax.core import Tracer
 
+import equintk as nt
 from equintk import _schedule
 from equintk._batch import pairwise
 from equintk._checkpoint import Checkpoint, StoredTiles, fingerprint
@@ -195,13 +197,56 @@ def test_fingerprints_tell_arrays_apart_and_forget_addresses():
     assert repr(first) != repr(second) and fingerprint(first) == fingerprint(second)
 
 
+def network(activation=jnp.tanh, key=0):
+    return eqx.nn.MLP(3, 2, 4, 1, activation=activation, key=jr.key(key))
+
+
+TANGENT = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+import equintk as nt
+from equintk._checkpoint import StoredTiles
+from tests.equintk.test_checkpoint import inputs, network
+saved = []
+save = StoredTiles.save
+StoredTiles.save = lambda self, *tile: (saved.append(tile), save(self, *tile))
+kernel = nt.ntk_full(network(), inputs(), batch_size=4, checkpoint=sys.argv[1])
+np.save(sys.argv[2], kernel)
+print(len(saved))
+"""
+
+
+def test_another_process_reads_a_tangent_kernel_back(tmp_path):
+    # so no address, order of a set or the like enters what a kernel is known by
+    results = [tmp_path / "one.npy", tmp_path / "two.npy"]
+    counts = [finished(start(tmp_path / "t", "", r, code=TANGENT)) for r in results]
+    assert counts[0] > 3 and counts[1] == 0
+    one, two = (np.load(result) for result in results)
+    np.testing.assert_array_equal(one, two)
+    simple.assert_close(one, nt.ntk_full(network(), inputs()))
+
+
+def test_what_differs_of_a_tangent_kernel_is_named(tmp_path, x):
+    nt.ntk(network(), x, checkpoint=tmp_path)
+    nt.ntk(network(), x, checkpoint=str(tmp_path))
+    with pytest.raises(ValueError, match="differs: what the model and the kernel"):
+        nt.ntk(network(jnp.sin), x, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="differs: the parameters"):
+        nt.ntk(network(key=1), x, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="differs: the kernel"):
+        nt.ntk_full(network(), x, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="differs: .*`precision`"):
+        nt.ntk(network(), x, precision="default", checkpoint=tmp_path)
+
+
 SLOWLY = """
 import sys, time
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from tests.equintk.test_checkpoint import computed, inputs
 from equintk._checkpoint import StoredTiles
-pause = float(sys.argv[2])
+pause = float(sys.argv[3])
 save = StoredTiles.save
 
 def slowly(self, i, j, tile):
@@ -210,7 +255,7 @@ def slowly(self, i, j, tile):
 
 StoredTiles.save = slowly
 kernel, calls = computed(sys.argv[1], inputs())
-np.save(sys.argv[3], kernel)
+np.save(sys.argv[2], kernel)
 print(calls["tiles"])
 """
 
@@ -219,9 +264,10 @@ def inputs():
     return jnp.asarray(np.random.default_rng(0).standard_normal((40, 3)))
 
 
-def start(directory, pause, result):
+def start(directory, pause, result, code=SLOWLY):
+    arguments = [str(argument) for argument in (directory, result, pause)]
     return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, str(directory), str(pause), str(result)],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

@@ -84,6 +84,13 @@ got = pairwise(*place(jax.local_devices()[0]), jnp.transpose, x1, None, 4, repor
                mesh=mesh, place=place)
 assert placed[1:] == jax.local_devices()
 np.testing.assert_allclose(got, 9 * x1 @ x1.T, rtol=1e-13, atol=1e-13)
+# The whole way, with a model committed to one device.
+import equinox as eqx, equintk as nt
+model = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+to_first = lambda a: jax.device_put(a, jax.local_devices()[0]) if eqx.is_array(a) else a
+model = jax.tree.map(to_first, model)
+compare(nt.ntk_full(model, x1, batch_size=4, mesh=mesh),
+        nt.ntk_full(model, x1, batch_size=4))
 print("same numbers")
 """
 
