@@ -1,22 +1,10 @@
-r"""How a model's weights are drawn and multiplied, so that widths can be compared.
+"""A model redrawn and multiplied so that widths can be compared, in any scheme."""
 
-A leaf with role "weight" and fan-in $n$, or role "bias", becomes multiplier × raw:
-
-| scheme   | weight: raw std | weight: multiplier | bias: raw std | its multiplier |
-|----------|-----------------|--------------------|---------------|----------------|
-| ntk      | 1               | W_std / sqrt(n)    | 1             | b_std          |
-| standard | W_std / sqrt(n) | 1                  | b_std         | 1              |
-
-Source: Jacot, Gabriel and Hongler, arXiv:1806.07572, section 2; Sohl-Dickstein et al.,
-arXiv:2001.07301.
-"""
-
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import equinox.nn as nn
+import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
@@ -24,21 +12,9 @@ from jaxtyping import Array
 
 from . import _checks, _inputs
 from ._parameters import output_struct, partition
+from ._scalings import SCHEMES, scaling
+from ._trace.roles import Role, roles as read_roles
 from ._types import Examples, Key, Model, Number, Text
-
-Role = int | str
-"""A weight's fan-in, or "bias", or "gain" (which keeps its start)."""
-
-Scaling = tuple[float, float]
-"""Standard deviation of the raw parameter, and its multiplier."""
-
-SCHEMES: dict[str, tuple[Callable[..., Scaling], Callable[..., Scaling]]] = {
-    "ntk": (lambda W_std, n: (1.0, W_std / math.sqrt(n)), lambda b_std: (1.0, b_std)),
-    "standard": (
-        lambda W_std, n: (W_std / math.sqrt(n), 1.0),
-        lambda b_std: (b_std, 1.0),
-    ),
-}
 
 
 class Parameterized(eqx.Module):
@@ -48,6 +24,7 @@ class Parameterized(eqx.Module):
         module: the user's module, holding raw parameters: what is trained.
         multipliers: pairs of a leaf's path below `module` and its multiplier. No leaves
             of this PyTree, so that no transformation can take them for parameters.
+        roles: pairs of a leaf's path and what it was read to be.
         scheme: the name of the parameterization, with its `W_std` and `b_std`.
         W_std: standard deviation of a weight times the root of its fan-in.
         b_std: standard deviation of a bias.
@@ -55,6 +32,7 @@ class Parameterized(eqx.Module):
 
     module: Any
     multipliers: tuple[tuple[str, float], ...] = eqx.field(static=True)
+    roles: tuple[tuple[str, Role], ...] = eqx.field(static=True)
     scheme: str = eqx.field(static=True)
     W_std: float = eqx.field(static=True)
     b_std: float = eqx.field(static=True)
@@ -86,30 +64,48 @@ def parameterize(
 ) -> Parameterized:
     """Redraw a model in a parameterization that makes widths comparable.
 
+    What each parameter is, a weight of which fan-in, a bias or a gain, is read from
+    what the model does with it, so any module will do.
+
     Args:
-        model: an `equinox.Module`; its weights must sit in layers of `equinox.nn`, or
-            `roles` must say what they are.
+        model: any `equinox.Module`.
         x: **one** example, without a batch axis (or `jax.ShapeDtypeStruct`s); only its
             shape is read.
         key: draws the raw parameters.
-        scheme: `"ntk"` or `"standard"`; both have weights of variance `W_std²/fan-in`
-            and biases of variance `b_std²`, but gradients of different scale. In
-            `"ntk"` the tangent kernel has a limit at infinite width, in `"standard"` it
-            grows.
+        scheme: how a parameter depends on the raw one, which is what is trained. In
+            all of them weights have variance `W_std²/fan-in` and biases `b_std²`,
+            but for the output weights of `"mup"`: theirs is `W_std²/fan-in²`.
+
+            - `"ntk"`: the tangent kernel has a limit at infinite width, and features
+              move less and less.
+            - `"standard"`: the tangent kernel grows with width.
+            - `"mup"`: features move at any width, as much as they can, under gradient
+              descent with one learning rate for all layers; outputs vanish at the
+              start. The scale of attention is the model's own: use `1/d`.
+            - `"mean_field"`: the same of one hidden layer.
+
         W_std: standard deviation of a weight times the root of its fan-in.
         b_std: standard deviation of a bias.
         roles: the path of a leaf below the model, such as `".scale"`, and its role:
-            a weight's fan-in as an integer, `"bias"`, or `"gain"`. It overrides what
-            the layer types say. Gains, as normalisation layers have, keep their start.
+            a weight's fan-in as an integer (1 for an embedding), `"bias"`, or `"gain"`.
+            It overrides what is read. Gains, which are what multiplies activations and
+            what is added to that, keep their start, and so does what is zero, unless it
+            is named here: a weight with the multiplier of its scheme, a bias with that
+            of a gain.
 
     Returns:
         A module of the same signature. `nt.ntk` of it is the kernel by its raw
-        parameters.
+        parameters. For other optimizers than gradient descent see
+        `nt.learning_rate_multipliers`.
 
     Raises:
         ValueError: for an unknown scheme, a negative standard deviation, a path in
-            `roles` that is no parameter, a parameter without a role or, where it is
-            tied, with two, or a layer that normalises its weight.
+            `roles` that is no parameter, a parameter whose role cannot be read or that
+            has two, or `"mean_field"` for a model with weights between hidden layers.
+            Under a transformation that hides values, a parameter that turns out to be
+            zero raises when the transformed function runs.
+
+    Source: the tables of `equintk/_scalings.py` name theirs.
     """
     if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(
@@ -119,76 +115,113 @@ def parameterize(
     _checks.non_negative("W_std", W_std)
     _checks.non_negative("b_std", b_std)
     _inputs.random_key(key)
-    model = jtu.tree_map(
-        lambda node: node.module if isinstance(node, Parameterized) else node,
-        model,
-        is_leaf=lambda node: isinstance(node, Parameterized),
-    )
+    model, drawn_before = _unwrapped(model)
     params, static = partition(model, None)
     output_struct(model, x)
     flat, treedef = jtu.tree_flatten_with_path(params)
-    paths = [jtu.keystr(path) for path, _ in flat]
-    role_of = _roles(model, dict(zip(paths, (a for _, a in flat), strict=True)), roles)
-    weight, bias = SCHEMES[scheme]
-
-    def redraw(key: Key, path: str, start: Array) -> tuple[Array, float | None]:
-        role = role_of[path]
-        if role == "gain":
-            return start, None
-        std, multiplier = bias(b_std) if role == "bias" else weight(W_std, role)
-        return std * jr.normal(key, start.shape, start.dtype), multiplier
-
-    drawn = [
-        redraw(subkey, path, leaf)
-        for subkey, path, (_, leaf) in zip(
-            jr.split(key, len(flat)), paths, flat, strict=True
-        )
-    ]
-    raw, multipliers = zip(*drawn, strict=True)
+    leaves = {jtu.keystr(path): leaf for path, leaf in flat}
+    given = _checked_roles(roles, leaves)
+    role_of = read_roles(model, x, given, drawn_before)
+    if scheme == "mean_field":
+        _one_hidden_layer(role_of)
+    scalings = {
+        path: scaling(scheme, role, float(W_std), float(b_std))
+        for path, role in role_of.items()
+    }
+    raw, multipliers = [], []
+    keys = jr.split(key, len(leaves))
+    for subkey, (path, leaf) in zip(keys, leaves.items(), strict=True):
+        role, (std, multiplier) = role_of[path], scalings[path]
+        if not role.kept:
+            raw.append(std * jr.normal(subkey, leaf.shape, leaf.dtype))
+        elif role.kind == "gain" and multiplier != 1:
+            raw.append(leaf / multiplier)
+        else:
+            raw.append(leaf)
+        if not (role.kept and multiplier == 1):
+            multipliers.append((path, multiplier))
+    hidden = {
+        path: leaf
+        for path, leaf in leaves.items()
+        if _checks.is_traced(leaf)
+        and not (role_of[path].kept or path in given or path in drawn_before)
+    }
+    raw = _refuse_zeros(raw, hidden)
     return Parameterized(
         eqx.combine(treedef.unflatten(raw), static),
-        tuple(
-            (path, multiplier)
-            for path, multiplier in zip(paths, multipliers, strict=True)
-            if multiplier is not None
-        ),
+        tuple(multipliers),
+        tuple(role_of.items()),
         scheme,
         float(W_std),
         float(b_std),
     )
 
 
-def _roles(model: Model, params: Mapping[str, Any], roles: Any) -> dict[str, Role]:
-    """The role of each parameter, by its path below the model."""
-    given = _checked_roles(roles, params)
-    path_of = {id(leaf): path for path, leaf in params.items()}
-    known: dict[str, Role] = {}
-    for layer_path, layer in _layers(model):
-        for field, role in _fields(layer_path, layer).items():
-            path = f"{layer_path}.{field}"
-            if path not in params:  # a weight tied to one that lives elsewhere
-                path = path_of.get(id(getattr(layer, field, None)))
-            if path is None or path in given:
-                continue
-            if known.setdefault(path, role) != role:
-                raise ValueError(
-                    f"The parameter `model{path}` is used with the roles "
-                    f"{known[path]!r} and {role!r} (fan-in, or kind). Say which: "
-                    f"`roles={{{path!r}: {role!r}}}`."
-                )
-    known |= given
-    for path in params:
-        if path not in known:
-            raise ValueError(
-                f"The parameter `model{path}` sits in no layer of `equinox.nn` that "
-                "`parameterize` knows, so its fan-in cannot be told. Say what it is: "
-                f'`roles={{{path!r}: 64}}` for a weight of fan-in 64, `"bias"`, or '
-                '`"gain"` to keep its start.'
-            )
-    return known
+def _unwrapped(model: Model) -> tuple[Any, frozenset[str]]:
+    """A model that is parameterized nowhere, and the paths of what was drawn before.
+
+    What kept its start gets it back. Zeros that were drawn are no start.
+    """
+    drawn: set[str] = set()
+
+    def unwrap(path: Any, node: Any) -> Any:
+        if not isinstance(node, Parameterized):
+            return node
+        inner, deeper = _unwrapped(node.module)
+        here = jtu.keystr(path)
+        roles, multipliers = dict(node.roles), dict(node.multipliers)
+        drawn.update(here + below for below in deeper)
+        drawn.update(here + below for below, role in node.roles if not role.kept)
+
+        def restored(below: Any, raw: Any) -> Any:
+            role = roles.get(jtu.keystr(below))
+            is_gain = role is not None and role.kind == "gain"
+            return raw * multipliers.get(jtu.keystr(below), 1.0) if is_gain else raw
+
+        return jtu.tree_map_with_path(restored, inner)
+
+    unwrapped = jtu.tree_map_with_path(
+        unwrap, model, is_leaf=lambda node: isinstance(node, Parameterized)
+    )
+    return unwrapped, frozenset(drawn)
 
 
-def _checked_roles(roles: Any, params: Mapping[str, Any]) -> dict[str, Role]:
+def _one_hidden_layer(role_of: Mapping[str, Role]) -> None:
+    """Refuse what the mean-field limit is not known of."""
+    between = [
+        f"`model{path}`"
+        for path, role in role_of.items()
+        if role.kind == "weight" and role.layer == "hidden"
+    ]
+    if between:
+        raise ValueError(
+            '`scheme="mean_field"` is that of one hidden layer, but other weights feed '
+            f"{', '.join(between)} and are fed by it: in a deeper network the units of "
+            "a layer would all compute the same, and gradients vanish. Type "
+            '`scheme="mup"`, which is the same for one hidden layer and right for more.'
+        )
+
+
+def _refuse_zeros(raw: list[Array], hidden: Mapping[str, Array]) -> list[Array]:
+    """The raw parameters, if none was drawn in place of hidden values that are zero.
+
+    Whether a parameter starts at zero decides what becomes of it, and a transformation
+    such as `jax.jit` around the model's own construction hides it.
+    """
+    if not hidden:
+        return raw
+    zero = jnp.stack([~jnp.any(leaf != 0) for leaf in hidden.values()])
+    texts = [
+        f"The parameter `model{path}` starts at zero, which keeps its start, but a "
+        "transformation hid that. Build the model outside of it and call "
+        "`nt.parameterize(model, x, key)` inside, or say what it is: "
+        f'`roles={{{path!r}: "bias"}}` to draw it, or a fan-in, or `"gain"` to keep it.'
+        for path in hidden
+    ]
+    return eqx.branched_error_if(raw, jnp.any(zero), jnp.argmax(zero), texts)
+
+
+def _checked_roles(roles: Any, params: Mapping[str, Any]) -> dict[str, int | str]:
     if roles is None:
         return {}
     if not isinstance(roles, Mapping):
@@ -196,7 +229,7 @@ def _checked_roles(roles: Any, params: Mapping[str, Any]) -> dict[str, Role]:
             "`roles` must map the paths of parameters to their roles, such as "
             f'`{{".scale": "gain"}}`, but it is {type(roles).__name__}.'
         )
-    checked: dict[str, Role] = {}
+    checked: dict[str, int | str] = {}
     for path, role in roles.items():
         if path not in params:
             raise ValueError(
@@ -211,63 +244,3 @@ def _checked_roles(roles: Any, params: Mapping[str, Any]) -> dict[str, Role]:
             )
         checked[path] = role if isinstance(role, str) else int(role)
     return checked
-
-
-def _layers(model: Model) -> list[tuple[str, Any]]:
-    """Layers that say what their parameters are; tied weights are put in each."""
-    model = jtu.tree_map(
-        lambda node: node() if isinstance(node, nn.Shared) else node,
-        model,
-        is_leaf=lambda node: isinstance(node, nn.Shared),
-    )
-    kinds = (*_LAYERS, nn.SpectralNorm, nn.WeightNorm)
-    nodes = jtu.tree_leaves_with_path(model, is_leaf=lambda n: isinstance(n, kinds))
-    return [(jtu.keystr(p), node) for p, node in nodes if isinstance(node, kinds)]
-
-
-def _fields(path: str, layer: Any) -> dict[str, Role]:
-    for kind, fields in _LAYERS.items():
-        if isinstance(layer, kind):
-            return fields(layer)
-    raise ValueError(
-        f"`model{path}` is a {type(layer).__name__}, which normalises the weight it "
-        "holds, so that no scaling of it has an effect. Parameterize a model without."
-    )
-
-
-def _affine(fan_in: int) -> dict[str, Role]:
-    return {"weight": fan_in, "bias": "bias"}
-
-
-def _convolution(layer: Any) -> dict[str, Role]:
-    return _affine(layer.in_channels // layer.groups * math.prod(layer.kernel_size))
-
-
-def _cell(layer: Any) -> dict[str, Role]:
-    return {
-        "weight_ih": layer.input_size,
-        "weight_hh": layer.hidden_size,
-        "bias": "bias",
-        "bias_n": "bias",
-    }
-
-
-def _normalisation(layer: Any) -> dict[str, Role]:
-    return {"weight": "gain", "bias": "gain"}
-
-
-_LAYERS: dict[type, Callable[[Any], dict[str, Role]]] = {
-    nn.Linear: lambda layer: _affine(
-        1 if layer.in_features == "scalar" else layer.in_features
-    ),
-    nn.Conv: _convolution,
-    nn.ConvTranspose: _convolution,
-    nn.Embedding: lambda layer: {"weight": 1},
-    nn.GRUCell: _cell,
-    nn.LSTMCell: _cell,
-    nn.LayerNorm: _normalisation,
-    nn.RMSNorm: _normalisation,
-    nn.GroupNorm: _normalisation,
-    nn.BatchNorm: _normalisation,
-    nn.PReLU: lambda layer: {"negative_slope": "gain"},
-}

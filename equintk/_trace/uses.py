@@ -8,7 +8,7 @@ A `Path` leads to an equation: its number, after those of the scans whose bodies
 in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -111,64 +111,9 @@ _BIJECTIONS = frozenset("reshape transpose squeeze expand_dims rev copy neg".spl
 _SELECTIONS = frozenset("slice split".split())
 
 
-def uses(flat: Flat, n_leaves: int) -> list[list[Use]]:
-    """The uses of each of the first `n_leaves` inputs of a flat jaxpr."""
-    views = {
-        var: View(i, aval(var).shape)
-        for i, var in enumerate(flat.jaxpr.invars[:n_leaves])
-    }
-    found: list[list[Use]] = [[] for _ in range(n_leaves)]
-    for use in _uses(flat.jaxpr, views, ()):
-        found[use.view.leaf].append(use)
-    return found
-
-
-def is_sliced(step: Step) -> bool:
-    """Whether a step into a scan hands its body one slice of the view at a time."""
-    _, n_consts, n_carry = scan_parts(step.eqn)
-    return step.operand >= n_consts + n_carry
-
-
-def _uses(jaxpr: Jaxpr, views: dict[Any, View], path: Path) -> Iterable[Use]:
-    """The uses, in one jaxpr, of views some of which are its inputs."""
-    views = dict(views)
-    for number, eqn in enumerate(jaxpr.eqns):
-        seen = {
-            i: views[atom]
-            for i, atom in enumerate(eqn.invars)
-            if not isinstance(atom, Literal) and atom in views
-        }
-        here = (*path, number)
-        if len(seen) == 1 and _is_view(eqn, next(iter(seen))):
-            ((operand, view),) = seen.items()
-            for result, var in enumerate(eqn.outvars):
-                step = Step(here, eqn, operand, result)
-                views[var] = View(view.leaf, aval(var).shape, (*view.steps, step))
-        elif seen and eqn.primitive.name == "scan":
-            yield from _uses_in_scan(eqn, seen, here)
-        else:
-            for operand, view in seen.items():
-                yield Use(view, here, eqn, operand)
-    for result, atom in enumerate(jaxpr.outvars):
-        if not isinstance(atom, Literal) and atom in views:
-            yield Use(views[atom], path, None, result)
-
-
-def _uses_in_scan(eqn: JaxprEqn, seen: dict[int, View], here: Path) -> Iterable[Use]:
-    body, n_consts, n_carry = scan_parts(eqn)
-    views = {}
-    for operand, view in seen.items():
-        if n_consts <= operand < n_consts + n_carry:
-            yield Use(view, here, eqn, operand)  # another value at each step
-            continue
-        var = body.jaxpr.invars[operand]
-        step = Step(here, eqn, operand, operand)
-        views[var] = View(view.leaf, aval(var).shape, (*view.steps, step))
-    yield from _uses(body.jaxpr, views, here)
-
-
-def _is_view(eqn: JaxprEqn, operand: int) -> bool:
+def is_view(eqn: JaxprEqn, operand: int, path: Path) -> bool:
     """Whether an equation only moves, selects, casts or scales its one view."""
+    del path
     name = eqn.primitive.name
     before, after = aval(eqn.invars[operand]), aval(eqn.outvars[0])
     if name in _BIJECTIONS or name in _SELECTIONS:
@@ -184,3 +129,77 @@ def _is_view(eqn: JaxprEqn, operand: int) -> bool:
     if name == "mul" or name == "div" and operand == 0:
         return aval(eqn.invars[1 - operand]).size == 1 and after.shape == before.shape
     return False
+
+
+def uses(
+    flat: Flat,
+    n_leaves: int,
+    is_view: Callable[[JaxprEqn, int, Path], bool] = is_view,
+) -> list[list[Use]]:
+    """The uses of each of the first `n_leaves` inputs of a flat jaxpr.
+
+    `is_view` says of an equation, of which of its operands is the only view among them,
+    and of the path to it, whether its results are views, too.
+    """
+    views = {
+        var: View(i, aval(var).shape)
+        for i, var in enumerate(flat.jaxpr.invars[:n_leaves])
+    }
+    found: list[list[Use]] = [[] for _ in range(n_leaves)]
+    for use in _uses(flat.jaxpr, views, (), is_view):
+        found[use.view.leaf].append(use)
+    return found
+
+
+def is_sliced(step: Step) -> bool:
+    """Whether a step into a scan hands its body one slice of the view at a time."""
+    _, n_consts, n_carry = scan_parts(step.eqn)
+    return step.operand >= n_consts + n_carry
+
+
+def _uses(
+    jaxpr: Jaxpr,
+    views: dict[Any, View],
+    path: Path,
+    is_view: Callable[[JaxprEqn, int, Path], bool],
+) -> Iterable[Use]:
+    """The uses, in one jaxpr, of views some of which are its inputs."""
+    views = dict(views)
+    for number, eqn in enumerate(jaxpr.eqns):
+        seen = {
+            i: views[atom]
+            for i, atom in enumerate(eqn.invars)
+            if not isinstance(atom, Literal) and atom in views
+        }
+        here = (*path, number)
+        if len(seen) == 1 and is_view(eqn, next(iter(seen)), here):
+            ((operand, view),) = seen.items()
+            for result, var in enumerate(eqn.outvars):
+                step = Step(here, eqn, operand, result)
+                views[var] = View(view.leaf, aval(var).shape, (*view.steps, step))
+        elif seen and eqn.primitive.name == "scan":
+            yield from _uses_in_scan(eqn, seen, here, is_view)
+        else:
+            for operand, view in seen.items():
+                yield Use(view, here, eqn, operand)
+    for result, atom in enumerate(jaxpr.outvars):
+        if not isinstance(atom, Literal) and atom in views:
+            yield Use(views[atom], path, None, result)
+
+
+def _uses_in_scan(
+    eqn: JaxprEqn,
+    seen: dict[int, View],
+    here: Path,
+    is_view: Callable[[JaxprEqn, int, Path], bool],
+) -> Iterable[Use]:
+    body, n_consts, n_carry = scan_parts(eqn)
+    views = {}
+    for operand, view in seen.items():
+        if n_consts <= operand < n_consts + n_carry:
+            yield Use(view, here, eqn, operand)  # another value at each step
+            continue
+        var = body.jaxpr.invars[operand]
+        step = Step(here, eqn, operand, operand)
+        views[var] = View(view.leaf, aval(var).shape, (*view.steps, step))
+    yield from _uses(body.jaxpr, views, here, is_view)
