@@ -86,6 +86,12 @@ def main():
             if not options:  # with regularisation it ignores it on the training set
                 saved[f"mse_{kind}_train"] = on_train
 
+    regular = nt.predict.gradient_descent_mse(
+        k_tt.ntk, y, learning_rate=LEARNING_RATE, diag_reg=REGULARISATION
+    )
+    on_train = over_times(regular, f0, f0, k_tt.ntk)[1]
+    saved["mse_averaged_relative_train"] = on_train
+
     for name, regularisation in {"": 0.0, "_relative": REGULARISATION}.items():
         ensemble = nt.predict.gradient_descent_mse_ensemble(
             kernel_fn, x, y, learning_rate=LEARNING_RATE, diag_reg=regularisation
@@ -126,6 +132,7 @@ def main():
         )
     flat = full_train.transpose(0, 2, 1, 3).reshape(N_TRAIN * OUT, -1)
     rates = [nt.predict.max_learning_rate(flat, momentum=m) for m in (0.0, MOMENTUM)]
+    rates.append(nt.predict.max_learning_rate(k_tt.ntk, y_train_size=y.size))
     saved["max_learning_rates"] = rates
     # Its open issues 197 and 198: in float32 this kernel is indefinite.
     hidden = [stax.Dense(512, W_std=1.5, b_std=0.05), stax.Relu(do_stabilize=True)]

@@ -155,4 +155,5 @@ def test_max_learning_rate(golden, c):
         nt.metrics.max_learning_rate(golden["full_train"], c=c, momentum=momentum)
         for momentum in (0.0, 0.9)
     ]
+    got.append(nt.metrics.max_learning_rate(golden["ntk_train"], c=c))
     assert relative_error(got, golden["max_learning_rates"]) < CLOSED_FORM
