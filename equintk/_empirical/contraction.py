@@ -1,9 +1,11 @@
 """The kernel of two blocks of examples, from their features."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._parameters import wide_dtype
+from .._parameters import common_dtype, wide_dtype
 from .features import Dense, Features, Gram
 
 # Axes as in `features.py`; `m, g, t` are to the second block what `n, f, s` are to the
@@ -54,6 +56,8 @@ def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
         )
         positions = alike.astype(wide_dtype(one.derivatives))
     else:
+        # A product may mix dtypes: data in float32 with weights in float64.
+        a1, a2 = (_as_fine_as(a, one.derivatives) for a in (a1, a2))
         positions = _product("nbsi,mbti->bnsmt", a1, a2, precision)
     b, n, s, m, t = positions.shape
     positions = positions.reshape(b, 1, n, 1, s, m, 1, t)
@@ -67,6 +71,11 @@ def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
         kernel = _real(positions * outputs).sum((0, 4, 7))
         kernels.append(kernel.transpose(1, 3, 0, 2, 4))
     return kernels
+
+
+def _as_fine_as(array: Array, others: Sequence[Array]) -> Array:
+    dtype = common_dtype([array, *others])
+    return array.astype(dtype if jnp.iscomplexobj(array) else jnp.finfo(dtype).dtype)
 
 
 def _dense(one: Dense, two: Dense, precision: str) -> list[Array]:
