@@ -20,6 +20,7 @@ from ._empirical.ntk import (
     ntk_per_output as ntk_per_output,
 )
 from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
+from ._expansion import linearize as linearize, taylor_expand as taylor_expand
 from ._learning_rates import learning_rate_multipliers as learning_rate_multipliers
 from ._loss import loss_scale as loss_scale
 from ._parameterize import Parameterized as Parameterized, parameterize as parameterize

@@ -26,9 +26,9 @@ def partition(model: Model, trainable: Trainable) -> tuple[PyTree, PyTree]:
         )
     if trainable is None:
         trainable = jtu.tree_map(
-            lambda node: not _is_state(node) and eqx.is_inexact_array(node),
+            lambda node: not is_state(node) and eqx.is_inexact_array(node),
             model,
-            is_leaf=_is_state,
+            is_leaf=is_state,
         )
     params, static = eqx.partition(model, trainable)
     selected = jtu.tree_leaves_with_path(params)
@@ -149,7 +149,7 @@ def wide_dtype(leaves: Sequence[Any]) -> Any:
         return jnp.promote_types(common_dtype(leaves), jnp.float32)
 
 
-def _is_state(node: Any) -> bool:
+def is_state(node: Any) -> bool:
     """Running statistics, which are constants of a model and not its parameters."""
     return isinstance(node, eqx.nn.State | eqx.nn.StateIndex)
 
