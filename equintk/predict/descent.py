@@ -97,8 +97,8 @@ class GradientDescent(eqx.Module):
 
         Returns:
             `(n, *out)`, or `(n_times, n, *out)` for several times. Where training
-            diverges, it stops growing at about 1e19 times the start; with momentum it
-            is refused where it leaves the range of its dtype.
+            diverges, it stops growing at about 1e19 times the start; with momentum only
+            where its square would leave the range of the precision worked in.
 
         Raises:
             ValueError: for a negative or fractional number of steps, a wrong shape,

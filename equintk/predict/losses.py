@@ -14,6 +14,7 @@ def squared(f: Any, y: Any) -> Float[Array, ""]:
         f: the output, of any shape.
         y: the target, of the same shape.
     """
+    _alike("squared", f, y)
     return jnp.sum((f - y) ** 2) / 2
 
 
@@ -50,6 +51,7 @@ def logistic(f: Any, y: Any) -> Float[Array, ""]:
         f: the logit of yes, of any shape.
         y: 1 for yes and 0 for no, or a probability in between, of the same shape.
     """
+    _alike("logistic", f, y)
     return jnp.sum(jax.nn.softplus(f) - y * f)
 
 
@@ -61,6 +63,17 @@ def huber(f: Any, y: Any, delta: Any = 1.0) -> Float[Array, ""]:
         y: the target, of the same shape.
         delta: where a residual begins to count as an outlier.
     """
+    _alike("huber", f, y)
     distance = jnp.abs(f - y)
     near = jnp.minimum(distance, delta)
     return jnp.sum(near * (distance - near / 2))
+
+
+def _alike(name: str, f: Any, y: Any) -> None:
+    """Refuse what would be spread over the outputs, or over the targets."""
+    if jnp.shape(f) != jnp.shape(y):
+        raise ValueError(
+            f"`{name}` needs one target for each output, but one example has outputs "
+            f"of shape {jnp.shape(f)} and targets of {jnp.shape(y)}. Reshape one of "
+            "them; of classes type `jax.nn.one_hot(y, n_classes)`."
+        )

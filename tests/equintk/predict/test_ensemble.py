@@ -174,7 +174,7 @@ def limit_kernels(x):
 
 
 def test_four_hundred_trained_networks_are_spread_as_predicted():
-    width, n_networks, steps = 512, 400, (4, 64)
+    width, n_networks, steps = 512, 400, (4, 32)
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(24, 6)), rng.normal(size=8)
     nngp, ntk = limit_kernels(x)

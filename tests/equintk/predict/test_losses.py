@@ -58,3 +58,6 @@ def test_shapes_and_types_that_mean_nothing_are_refused():
         losses.softmax_cross_entropy(jnp.ones((2, 2)), jnp.array(1))
     with pytest.raises(ValueError, match=r"integers as classes.*`y.astype\(int\)`"):
         losses.softmax_cross_entropy(jnp.ones(2), jnp.array(1.0))
+    for loss in (losses.squared, losses.logistic, losses.huber):
+        with pytest.raises(ValueError, match=r"outputs of shape \(3,\) and targets of"):
+            loss(jnp.ones(3), jnp.array(1.0))
