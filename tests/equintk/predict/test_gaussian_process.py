@@ -1,14 +1,13 @@
 """Gaussian processes: against dense algebra, scipy's density, and real data."""
 
-from typing import Any
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy.stats import multivariate_normal
-from sklearn.datasets import load_diabetes
 
 from equintk.predict import GaussianProcess, GradientFlow
 from tests.helpers import assert_close
@@ -93,53 +92,14 @@ def test_its_gradient_agrees_with_finite_differences(kernel):
         assert abs(np.vdot(gradient, along) - slope) < 1e-6 * (1 + abs(slope)), i
 
 
-def relu_kernel(x1, x2, weight, bias):
-    """NNGP of one hidden layer of ReLU (Cho and Saul 2009)."""
-    d = x1.shape[1]
-    k12 = weight * x1 @ x2.T / d + bias
-    k1, k2 = (weight * jnp.sum(x**2, 1) / d + bias for x in (x1, x2))
-    norms = jnp.sqrt(k1[:, None] * k2[None, :])
-    cosine = jnp.clip(k12 / norms, -1 + 1e-12, 1 - 1e-12)
-    angle = jnp.arccos(cosine)
-    rectified = norms * (jnp.sin(angle) + (jnp.pi - angle) * cosine) / (2 * jnp.pi)
-    return weight * rectified + bias
-
-
 def test_variances_and_noise_fitted_by_evidence_are_calibrated_on_diabetes():
-    data: Any = load_diabetes(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(data[1]))[:220]
-    x, y = (np.asarray(part)[order] for part in data)
-    x, y = x / x.std(0), (y - y[:120].mean()) / y[:120].std()
-    x, x_test, y, y_test = x[:120], x[120:], y[:120], y[120:]
-
-    def process(parameters):
-        weight, bias, noise = jnp.exp(parameters)
-        kernel = relu_kernel(x, x, weight, bias)
-        return GaussianProcess(kernel, y, ridge=noise), (weight, bias)
-
-    def loss(parameters):
-        return -process(parameters)[0].log_marginal_likelihood() / len(y)
-
-    optimizer = optax.sgd(1.0, momentum=0.8)
-    step = jax.jit(jax.value_and_grad(loss))
-    parameters = jnp.log(jnp.array([2.0, 0.1, 0.05]))
-    state, losses = optimizer.init(parameters), []
-    for _ in range(40):
-        value, gradient = step(parameters)
-        update, state = optimizer.update(gradient, state)
-        parameters = jnp.asarray(optax.apply_updates(parameters, update))
-        losses.append(float(value))
-    assert losses[-1] < losses[0] - 0.1
-
-    fitted, scales = process(parameters)
-    predicted = fitted.test(
-        relu_kernel(x_test, x, *scales), relu_kernel(x_test, x_test, *scales)
-    )
-    deviation = jnp.sqrt(predicted.variance + jnp.exp(parameters[2]))
-    z = (y_test - predicted.mean) / deviation
-    assert 0.85 < jnp.mean(z**2) ** 0.5 < 1.15
-    assert 0.82 < jnp.mean(jnp.abs(z) < 1.645) < 0.97  # nominally 0.9
-    assert jnp.mean((y_test - predicted.mean) ** 2) < 0.65 * jnp.mean(y_test**2)
+    path = Path(__file__).parents[3] / "examples" / "calibrated_uncertainty.py"
+    example = runpy.run_path(str(path))
+    found = example["main"]()
+    assert found["evidence_after"] > found["evidence_before"] + 0.1
+    assert 0.85 < found["rms_z"] < 1.15
+    assert 0.82 < found["inside_90"] < 0.97
+    assert found["mse"] < 0.65
 
 
 def test_a_density_that_does_not_exist_is_refused():
