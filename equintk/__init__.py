@@ -19,6 +19,7 @@ from ._empirical.ntk import (
     ntk_full as ntk_full,
     ntk_per_output as ntk_per_output,
 )
+from ._empirical.operator import NTKOperator as NTKOperator
 from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
 from ._expansion import linearize as linearize, taylor_expand as taylor_expand
 from ._learning_rates import learning_rate_multipliers as learning_rate_multipliers
