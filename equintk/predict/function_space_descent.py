@@ -16,6 +16,8 @@ from .objective import Objective
 from .state import State
 from .stationary import stationary
 
+SLACK = 1 + 1e-6  # what power iteration leaves of a learning rate at the bound
+
 
 class FunctionSpaceDescent(eqx.Module):
     r"""Outputs of a linearised network after steps on any differentiable loss.
@@ -213,14 +215,29 @@ class FunctionSpaceDescent(eqx.Module):
                 "step pulls towards another minimum. Ask for a number of steps."
             )
         require_ridge("steps", self.objective)
-        return stationary(self.objective, start)
+        way = stationary(self.objective, start)
+        # The minimum is there at any learning rate, but steps may not settle in it.
+        there = self.objective.outputs(start, way)
+        bound = self._bound(State(there, way, way))
+        text = "`steps` is infinite, but at this learning rate training has no end"
+        if _checks.is_traced(bound):
+            rate = jnp.asarray(self.learning_rate, way.dtype)
+            return eqx.error_if(way, rate > SLACK * bound, text + ".")
+        if self.learning_rate > SLACK * float(bound):
+            raise ValueError(
+                f"{text}: only below {float(bound):.6g} does it settle at the minimum."
+            )
+        return way
+
+    def _bound(self, state: State) -> Any:
+        """The largest learning rate that the loss's curvature in some state allows."""
+        curvature = _largest_curvature(self.objective, state)
+        return 2 * (1 + jnp.asarray(self.momentum, curvature.dtype)) / curvature
 
     def _warn(self, start: State) -> None:
         """Warn of a learning rate beyond what the loss at the start allows."""
-        bound = (
-            2 * (1 + self.momentum) / float(_largest_curvature(self.objective, start))
-        )
-        if self.learning_rate > (1 + 1e-6) * bound:
+        bound = float(self._bound(start))
+        if self.learning_rate > SLACK * bound:
             warnings.warn(
                 f"`learning_rate` is {self.learning_rate:.6g}, but at the outputs that "
                 f"training starts from only {bound:.6g} is stable: predictions may "

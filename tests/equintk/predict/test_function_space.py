@@ -351,6 +351,23 @@ def test_a_learning_rate_beyond_the_curvature_at_the_start_is_warned_about(momen
         train(1.01 * bound)
 
 
+def test_an_end_at_which_steps_do_not_settle_is_refused():
+    # Saturated at the start, the logistic loss is flat; at its minimum it is not.
+    def train(rate):
+        descent = FunctionSpaceDescent(
+            np.diag([1.0, 4.0]), np.full(2, 0.5), loss=losses.logistic,
+            learning_rate=rate, ridge=0.01,
+        )  # fmt: skip
+        return descent.train(jnp.inf, np.full(2, 9.0))
+
+    bound = 2 / (4 / 4 + 0.01)
+    assert jnp.max(jnp.abs(train(0.9 * bound))) < 1
+    with pytest.raises(ValueError, match="no end: only below 1.9.* does it settle"):
+        train(1.2 * bound)
+    with pytest.raises(Exception, match="training has no end"):
+        jax.block_until_ready(jax.jit(train)(1.2 * bound))
+
+
 def test_steps_that_diverge_are_an_error():
     descent = FunctionSpaceDescent(
         np.eye(2), np.ones(2), loss=losses.squared, learning_rate=5.0
