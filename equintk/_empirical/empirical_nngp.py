@@ -74,7 +74,7 @@ def empirical_nngp_per_output(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *out"]]:
+) -> PyTree[Float[Array, "n1 n2 *_out"]]:
     """The same of each output with itself; arguments as `ntk_per_output`."""
     return kernel(
         Member("empirical_nngp_per_output", average, diagonal=None, of_outputs=True),
@@ -96,7 +96,7 @@ def empirical_nngp_full(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *out_out"]]:
+) -> PyTree[Float[Array, "n1 n2 *_out_out"]]:
     """The same of every output with every other; arguments and axes as `ntk_full`."""
     return kernel(
         Member("empirical_nngp_full", average, diagonal, of_outputs=True),

@@ -96,7 +96,7 @@ def ntk_per_output(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *out"]]:
+) -> PyTree[Float[Array, "n1 n2 *_out"]]:
     """Empirical NTK of each output with itself: `ntk_full`'s diagonal over outputs.
 
     Arguments, errors and memory as `ntk`; `[i, j, a]` couples output `a` at `x1[i]` to
@@ -123,7 +123,7 @@ def ntk_full(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *out_out"]]:
+) -> PyTree[Float[Array, "n1 n2 *_out_out"]]:
     """Empirical NTK with its outputs coupled, of shape `(n1, n2, *out, *out)`.
 
     Arguments, errors and memory as `ntk`; `[i, j, a, b]` couples output `a` at `x1[i]`
@@ -195,7 +195,7 @@ def ntk_diag_full(
     trainable: Trainable = None,
     precision: Text = "highest",
     progress: Progress = False,
-) -> PyTree[Float[Array, " n *out_out"]]:
+) -> PyTree[Float[Array, " n *_out_out"]]:
     """`ntk_full` of each example with itself, `(n, *out, *out)`: arguments as there."""
     return kernel_of_each(
         Member("ntk_diag_full", average, diagonal), model, x, batch_size,
