@@ -24,6 +24,10 @@ from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
 from ._expansion import linearize as linearize, taylor_expand as taylor_expand
 from ._learning_rates import learning_rate_multipliers as learning_rate_multipliers
 from ._loss import loss_scale as loss_scale
+from ._matrix_free.eigenvalues import top_eigenvalues as top_eigenvalues
+from ._matrix_free.logdet import stochastic_logdet as stochastic_logdet
+from ._matrix_free.nystrom import nystrom_features as nystrom_features
+from ._matrix_free.trace import stochastic_trace as stochastic_trace
 from ._parameterize import Parameterized as Parameterized, parameterize as parameterize
 from ._prediction import mc_ntk_predict as mc_ntk_predict, ntk_predict as ntk_predict
 from ._version import __version__ as __version__

@@ -1,0 +1,1 @@
+"""Spectra of operators that are known by their products alone; knows no model."""
