@@ -75,7 +75,7 @@ def output_structs(model: Model, example: PyTree) -> PyTree:
             than floating-point ones.
     """
     try:
-        out = eqx.filter_eval_shape(model, example)
+        out = eqx.filter_eval_shape(_call, model, example)
     except NameError as error:
         if "unbound axis name" not in str(error):
             raise
@@ -106,6 +106,12 @@ def output_structs(model: Model, example: PyTree) -> PyTree:
                 f"`model(x)` returned an empty array of shape {leaf.shape}."
             )
     return out
+
+
+@eqx.filter_jit
+def _call(model: Model, example: PyTree) -> PyTree:
+    """The output; compiled for its cache, so that a model is read once."""
+    return model(example)
 
 
 def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:

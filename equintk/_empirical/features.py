@@ -12,6 +12,8 @@ Source: Novak, Sohl-Dickstein and Schoenholz, arXiv:2206.08720 (structured
 derivatives); the product of Gram matrices is in Goodfellow, arXiv:1510.01799.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,8 +38,17 @@ from .tapped import Activations, Taps, run, zero_taps
 # diagonal, coupled and averaged axes.
 
 
-class Gram(eqx.Module):
-    """Activations and output derivatives of one weight, its bias with it.
+@functools.partial(
+    jtu.register_dataclass,
+    data_fields=["activations", "derivatives"],
+    meta_fields=["leaves"],
+)
+@dataclasses.dataclass(frozen=True)
+class Gram:
+    """Activations and output derivatives of a weight, or of several side by side.
+
+    Weights that see the same activations have one Gram matrix of these, and a bias is a
+    weight that sees a one.
 
     Attributes:
         activations: `(n, b, s, i)`, or the numbers of rows looked up, `(n, b, s)`.
@@ -46,12 +57,16 @@ class Gram(eqx.Module):
         leaves: the numbers of the parameters.
     """
 
-    activations: Array
-    derivatives: list[Array]
-    leaves: tuple[int, ...] = eqx.field(static=True)
+    activations: Any  # arrays, or whatever a tree map puts in their places
+    derivatives: Any
+    leaves: tuple[int, ...]
 
 
-class Dense(eqx.Module):
+@functools.partial(
+    jtu.register_dataclass, data_fields=["gradients"], meta_fields=["leaves"]
+)
+@dataclasses.dataclass(frozen=True)
+class Dense:
     """Gradients.
 
     Attributes:
@@ -59,8 +74,8 @@ class Dense(eqx.Module):
         leaves: the numbers of the parameters.
     """
 
-    gradients: list[Array]
-    leaves: tuple[int, ...] = eqx.field(static=True)
+    gradients: Any
+    leaves: tuple[int, ...]
 
 
 Features = list[Gram | Dense]
@@ -152,15 +167,12 @@ def _features(
     results, vjp, seen = jax.vjp(outputs, ordinary, zero_taps(structure), has_aux=True)
     rows, taps = jax.vmap(vjp)(_cotangents(results, modes))
     features: Features = []
+    grams: dict[Any, list[tuple[Tapped, Array, Array]]] = {}
     for tapped in structure.tapped:
         activations, derivatives = at_all_sites(tapped, seen, taps)
-        together = (tapped.leaf, *([] if tapped.bias is None else [tapped.bias]))
         if is_gram(tapped, modes, n_pairs):
-            by_output = [
-                d.transpose(3, 0, 1, 4, 2, 5).reshape(*_of(d, 3, 0, 1, 4), -1)
-                for d in _split(derivatives, modes)
-            ]
-            features.append(Gram(activations, by_output, together))
+            source = tapped.leaf if by_leaf else tapped.source
+            grams.setdefault(source, []).append((tapped, activations, derivatives))
         else:
             if tapped.sites[0].looks_up:
                 n_rows = tapped.sizes[2]
@@ -170,7 +182,15 @@ def _features(
             gradient = jnp.einsum(
                 "bsi,kbso->kbio", activations, derivatives, precision="highest"
             )
-            features.append(Dense(_gradients(gradient, modes), together))
+            features.append(Dense(_gradients(gradient, modes), tapped.leaves))
+    for group in grams.values():
+        derivatives = jnp.concatenate([d for _, _, d in group], axis=3)
+        by_output = [
+            d.transpose(3, 0, 1, 4, 2, 5).reshape(*_of(d, 3, 0, 1, 4), -1)
+            for d in _split(derivatives, modes)
+        ]
+        numbers = tuple(leaf for tapped, _, _ in group for leaf in tapped.leaves)
+        features.append(Gram(group[0][1], by_output, numbers))
     return features + _ordinary(structure.ordinary, rows, modes, by_leaf)
 
 

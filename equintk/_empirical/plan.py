@@ -11,8 +11,15 @@ from collections.abc import Sequence
 from .modes import Mode
 from .structure import Tapped
 
-# What an entry written and read again costs, in operations of a matrix product.
-_PASS = 24.0
+# What it costs to write a number to memory and to read it again, in operations of a
+# matrix product: measured on processors, where it is 1 to 3 ns to 6 ps.
+_TRIP = 150.0
+
+# The same where it stays in a cache.
+_SHORT_TRIP = 24.0
+
+# Examples on a side of a tile, for each of which a gradient is read once.
+_TILE = 128
 
 # A Gram product may hold this many numbers per pair of examples; above, the smallest
 # tile of a kernel would not fit a processor's memory.
@@ -28,22 +35,23 @@ def is_gram(tapped: Tapped, modes: Sequence[Mode], n_pairs: int) -> bool:
         n_pairs: the number of pairs that one example is in.
     """
     b, s, i, o = tapped.sizes
-    looks_up = tapped.sites[0].looks_up
-    i_gram, i_dense = (1, i) if looks_up else (i, i)
-    n_outputs = sum(e * f * t for e, f, t in map(_sizes, modes))
-    kept = sum(e * f * f for e, f, _ in map(_sizes, modes))
-    kept_products = sum(e * f * f * t for e, f, t in map(_sizes, modes))
-    gram_numbers = b * s * s * (1 + kept)
-    gram_pair = 2 * b * s * s * (i_gram + kept_products * o)
+    seen = 1 if tapped.sites[0].looks_up else i
+    sizes = [mode.sizes for mode in modes]
+    n_outputs = sum(e * f * t for e, f, t in sizes)
+    kept = sum(e * f * f for e, f, _ in sizes)
+    products = sum(e * f * f * t for e, f, t in sizes)
+
+    held = b * s * s * (1 + kept)
+    gram_pair = 2 * b * s * s * (seen + products * o)
     if s > 1 or b > 1:
-        gram_pair += _PASS * gram_numbers
-    gram_example = _PASS * b * s * (i_gram + n_outputs * o)
-    dense_pair = 2 * kept_products * b * i_dense * o
-    dense_example = n_outputs * b * i_dense * o * (2 * s + 2 * _PASS)
-    if gram_numbers > _LARGEST_PER_PAIR:
-        return n_outputs * b * i_dense * o > gram_numbers * 1024
+        gram_pair += _SHORT_TRIP * held
+    gram_example = _TRIP * b * s * (seen + n_outputs * o)
+
+    gradient = n_outputs * b * i * o
+    reads = _TRIP * gradient / min(_TILE, max(n_pairs, 1))
+    dense_pair = 2 * products * b * i * o + reads
+    dense_example = gradient * (2 * s + _TRIP)
+
+    if held > _LARGEST_PER_PAIR:
+        return gradient > 1024 * held
     return gram_example + n_pairs * gram_pair <= dense_example + n_pairs * dense_pair
-
-
-def _sizes(mode: Mode) -> tuple[int, int, int]:
-    return mode.sizes

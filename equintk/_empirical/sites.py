@@ -32,6 +32,7 @@ class Site(NamedTuple):
         result: the equation's result for its operands.
         fold: from the result's shape to `(b, s, o)`, for arrays of NumPy too.
         looks_up: whether the activations are rows of the identity matrix.
+        source: equal for sites in one jaxpr that have the same activations.
     """
 
     use: Use
@@ -39,7 +40,8 @@ class Site(NamedTuple):
     activations: Callable[[Sequence[Any]], Array]
     result: Callable[[Sequence[Any]], Array]
     fold: Callable[[Any], Any]
-    looks_up: bool = False
+    looks_up: bool
+    source: Any
 
     @property
     def layout(self) -> Any:
@@ -98,6 +100,8 @@ def _contraction(use: Use, eqn: JaxprEqn) -> Site | None:
         lambda values: values[other].transpose(order).reshape(b, s, i),
         lambda values: evaluate(eqn, values)[0],
         lambda result: result.transpose(axes).reshape(b, s, o),
+        False,
+        (eqn.invars[other], order, len(batch[mine])),
     )
 
 
@@ -126,7 +130,11 @@ def _convolution(use: Use, eqn: JaxprEqn) -> Site | None:
         y = result.transpose(out).reshape(positions[0], groups, n_out, -1)
         return y.transpose(1, 0, 3, 2).reshape(groups, -1, n_out)
 
-    return Site(use, sizes, activations, lambda v: _convolved(eqn, v), fold)
+    how = {k: v for k, v in params.items() if k != "dimension_numbers"}
+    source = (eqn.invars[0], lhs, window, positions, str(how))
+    return Site(
+        use, sizes, activations, lambda v: _convolved(eqn, v), fold, False, source
+    )
 
 
 def _look_up(use: Use, eqn: JaxprEqn) -> Site | None:
@@ -168,7 +176,8 @@ def _look_up(use: Use, eqn: JaxprEqn) -> Site | None:
         return result.transpose(*rest, *columns).reshape(1, n_positions, n_out)
 
     sizes = (1, n_positions, n_rows, n_out)
-    return Site(use, sizes, rows, lambda v: evaluate(eqn, v)[0], fold, looks_up=True)
+    source = object()  # two look-ups of the same rows are not worth a comparison
+    return Site(use, sizes, rows, lambda v: evaluate(eqn, v)[0], fold, True, source)
 
 
 _MAKERS: dict[str, Callable[[Use, JaxprEqn], Site | None]] = {

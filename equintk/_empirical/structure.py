@@ -28,12 +28,19 @@ class Tapped(NamedTuple):
             and to nothing else, or `None`.
         sizes: of the axes $b, s, i, o$ over all sites and steps of scans. A scan over
             slices of the leaf adds to $b$, any other scan to $s$.
+        source: equal for leaves that are known to see the same activations.
     """
 
     leaf: int
     sites: tuple[Site, ...]
     bias: int | None
     sizes: tuple[int, int, int, int]
+    source: Any
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Its number and the bias's."""
+        return (self.leaf,) if self.bias is None else (self.leaf, self.bias)
 
 
 class Structure(NamedTuple):
@@ -85,7 +92,13 @@ def structure_of(flat: Flat, n_leaves: int, fuse: bool = True) -> Structure:
             bias_of[owner] = leaf
             bias_uses |= {path: use for path, use in matched.items() if path}
     tapped = tuple(
-        Tapped(leaf, found, bias_of.get(leaf), _total_sizes(found))
+        Tapped(
+            leaf,
+            found,
+            bias_of.get(leaf),
+            _total_sizes(found),
+            _source(found, [bias_uses.get(site.use.path) for site in found]),
+        )
         for leaf, found in sites_of_leaf.items()
     )
     known = {*sites_of_leaf, *bias_of.values()}
@@ -112,6 +125,34 @@ def _of_one_layout(sites: tuple[Site, ...]) -> bool:
         site.layout == sites[0].layout and site.looks_up == sites[0].looks_up
         for site in sites
     )
+
+
+def _source(sites: tuple[Site, ...], biases: list[Use | None]) -> Any:
+    """The activations of each site, and by what the weight and the bias scale them."""
+    return tuple(
+        (
+            site.source,
+            site.use.path[:-1],
+            _literal_factors(site.use.view),
+            bias is not None,
+            () if bias is None else _literal_factors(bias.view),
+        )
+        for site, bias in zip(sites, biases, strict=True)
+    )
+
+
+def _literal_factors(view: View) -> Any:
+    """The factors of a view where they are known numbers; else like no other's."""
+    factors = []
+    for step in view.steps:
+        if step.name in FACTORS:
+            others: list[Any] = [
+                a for i, a in enumerate(step.eqn.invars) if i != step.operand
+            ]
+            if not all(isinstance(a, Literal) for a in others):
+                return object()
+            factors.append((step.name, *(float(a.val) for a in others)))
+    return tuple(factors)
 
 
 def _total_sizes(sites: tuple[Site, ...]) -> tuple[int, int, int, int]:
