@@ -22,6 +22,13 @@ from ._empirical.ntk import (
 from ._empirical.operator import NTKOperator as NTKOperator
 from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
 from ._expansion import linearize as linearize, taylor_expand as taylor_expand
+from ._infinite.errors import NoLimitError as NoLimitError
+from ._infinite.kernels import (
+    InfiniteKernels as InfiniteKernels,
+    infinite_kernels as infinite_kernels,
+    infinite_nngp as infinite_nngp,
+    infinite_ntk as infinite_ntk,
+)
 from ._learning_rates import learning_rate_multipliers as learning_rate_multipliers
 from ._loss import loss_scale as loss_scale
 from ._matrix_free.eigenvalues import top_eigenvalues as top_eigenvalues

@@ -31,16 +31,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._trace.roles import Role
+from ._types import Number
 
 
 class Scaling(NamedTuple):
     """Standard deviation of the raw parameter if it is drawn, and its multiplier."""
 
-    std: float
-    multiplier: float
+    std: Number
+    multiplier: Number
 
 
-def scaling(scheme: str, role: Role, W_std: float, b_std: float) -> Scaling:
+def scaling(scheme: str, role: Role, W_std: Number, b_std: Number) -> Scaling:
     """How a parameter of this role is drawn and multiplied."""
     if role.kind == "gain":
         is_mup = SCHEMES[scheme] is _mup
@@ -49,15 +50,15 @@ def scaling(scheme: str, role: Role, W_std: float, b_std: float) -> Scaling:
     return SCHEMES[scheme](role, W_std / math.sqrt(role.fan_in) if is_weight else b_std)
 
 
-def _ntk(role: Role, std: float) -> Scaling:
+def _ntk(role: Role, std: Number) -> Scaling:
     return Scaling(1.0, std)
 
 
-def _standard(role: Role, std: float) -> Scaling:
+def _standard(role: Role, std: Number) -> Scaling:
     return Scaling(std, 1.0)
 
 
-def _mup(role: Role, std: float) -> Scaling:
+def _mup(role: Role, std: Number) -> Scaling:
     multiplier = _mup_multiplier(role)
     # Outputs of a wide network vanish: of an output weight the raw one is of order std.
     is_output = role.kind == "weight" and role.layer == "output"
@@ -72,7 +73,7 @@ def _mup_multiplier(role: Role) -> float:
     return 1 / math.sqrt(role.fan_in) if role.layer == "output" else 1.0
 
 
-SCHEMES: dict[str, Callable[[Role, float], Scaling]] = {
+SCHEMES: dict[str, Callable[[Role, Number], Scaling]] = {
     "ntk": _ntk,
     "standard": _standard,
     "mup": _mup,

@@ -1,0 +1,166 @@
+r"""Moments of powers of rectified Gaussians, and all their derivatives.
+
+$$J_{mn} = E[\max(u, 0)^m \max(v, 0)^n], \quad
+(u, v) \sim N(0, ((q_1, k), (k, q_2)))$$
+
+By Gaussian integration by parts, in $\theta = \arccos(k / \sqrt{q_1 q_2})$. Derivatives
+are rules and not differentiated code, since each is again such a moment; where the
+correlation is exactly one or minus one, the cusp of $J_{00}$ has derivative zero.
+
+Source: Cho and Saul, arXiv:1112.3712; Price's theorem for the derivatives.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def rectified(m: int, n: int, q1: Any, q2: Any, k: Any) -> Any:
+    """The moment `J_mn`."""
+    if m > n:
+        return rectified(n, m, q2, q1, k)
+    size = jnp.sqrt(q1 * q2)  # exactly q where q1 == q2 == q
+    safe = jnp.where(size > 0, size, 1)
+    c = jnp.clip(k / safe, -1, 1)
+    s = jnp.sqrt(jnp.maximum(size - k, 0) * jnp.maximum(size + k, 0)) / safe
+    angle = jnp.pi - jnp.arctan2(s, jnp.where(size > 0, c, 1))
+    value = _unit(m, n, c, s, angle, {})
+    return _power(q1, m) * _power(q2, n) * value
+
+
+@rectified.defjvp
+def _rectified_jvp(m: int, n: int, primals: Any, tangents: Any) -> Any:
+    q1, q2, k = primals
+    d1, d2, dk = tangents
+    by_k = _by_covariance(m, n, q1, q2, k)
+    by_q1 = _by_variance(m, n, q1, q2, k, by_k)
+    by_q2 = _by_variance(n, m, q2, q1, k, by_k)
+    return rectified(m, n, q1, q2, k), by_q1 * d1 + by_q2 * d2 + by_k * dk
+
+
+def half_moment(m: int, q: Any) -> Any:
+    """`E[max(u, 0)^m]`."""
+    return half_normal(m) * (0 * q + 1 if m == 0 else _differentiable_power(q, m))
+
+
+def half_normal(m: int) -> float:
+    """The same for a unit Gaussian."""
+    return 2 ** (m / 2 - 1) * math.gamma((m + 1) / 2) / math.sqrt(math.pi)
+
+
+def moment(i: int, j: int, q1: Any, q2: Any, k: Any) -> Any:
+    """`E[u^i v^j]`, by Isserlis's theorem."""
+    if (i + j) % 2:
+        return jnp.zeros_like(k)
+    if i == 0 and j == 0:
+        return jnp.ones_like(k)
+    if i == 0:
+        return math.prod(range(1, j, 2)) * q2 ** (j // 2) + 0 * k
+    result = jnp.zeros_like(k)
+    if i > 1:
+        result = result + (i - 1) * q1 * moment(i - 2, j, q1, q2, k)
+    if j > 0:
+        result = result + j * k * moment(i - 1, j - 1, q1, q2, k)
+    return result
+
+
+def _unit(m: int, n: int, c: Any, s: Any, angle: Any, known: dict[Any, Any]) -> Any:
+    """`J_mn` of unit variances; `m <= n` or not."""
+    if m > n:
+        m, n = n, m
+    if (m, n) in known:
+        return known[m, n]
+    recur = lambda a, b: _unit(a, b, c, s, angle, known)
+    density = 1 / math.sqrt(2 * math.pi)
+    if (m, n) == (0, 0):
+        value = angle / (2 * math.pi)
+    elif (m, n) == (0, 1):
+        value = density / 2 * (1 + c)
+    elif m == 0:
+        value = (n - 1) * recur(0, n - 2) + density * half_normal(n - 1) * c * s ** (
+            n - 1
+        )
+    elif m == 1:
+        value = density * half_normal(n) * s**n + n * c * recur(0, n - 1)
+    else:
+        value = (m - 1) * recur(m - 2, n) + n * c * recur(m - 1, n - 1)
+    known[m, n] = value
+    return value
+
+
+def _by_covariance(m: int, n: int, q1: Any, q2: Any, k: Any) -> Any:
+    if m and n:
+        return m * n * rectified(m - 1, n - 1, q1, q2, k)
+    if m == n == 0:
+        return _inverse_root(_determinant(q1, q2, k)) / (2 * math.pi)
+    if m == 0:
+        return n * _at_zero(n - 1, q1, q2, k)
+    return m * _at_zero(m - 1, q2, q1, k)
+
+
+def _by_variance(m: int, n: int, q1: Any, q2: Any, k: Any, by_k: Any) -> Any:
+    if m >= 2:
+        return m * (m - 1) / 2 * rectified(m - 2, n, q1, q2, k)
+    if m == 1:
+        return _at_zero(n, q1, q2, k) / 2
+    return -k * by_k * _inverse(q1) / 2
+
+
+def _at_zero(n: int, q1: Any, q2: Any, k: Any) -> Any:
+    """`E[delta(u) max(v, 0)^n]`."""
+    value = half_normal(n) * _inverse_root(2 * math.pi * q1)
+    if n:
+        value = value * _differentiable_power(_determinant(q1, q2, k) * _inverse(q1), n)
+    return value
+
+
+def _determinant(q1: Any, q2: Any, k: Any) -> Any:
+    size = root(q1) * root(q2)
+    exact = jnp.where(q1 == q2, q1, size)  # no rounding where both are one
+    return jnp.maximum(exact - k, 0) * jnp.maximum(exact + k, 0)
+
+
+def _power(q: Any, m: int) -> Any:
+    """`q^(m/2)`, not to be differentiated."""
+    half = q ** (m // 2)
+    return half * jnp.sqrt(q) if m % 2 else half
+
+
+def _differentiable_power(q: Any, m: int) -> Any:
+    half = q ** (m // 2)
+    return half * root(q) if m % 2 else half
+
+
+@jax.custom_jvp
+def root(x: Any) -> Any:
+    """The square root, with derivative 0 at 0."""
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@root.defjvp
+def _root_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    return root(x), 0.5 * _inverse_root(x) * dx
+
+
+@jax.custom_jvp
+def _inverse_root(x: Any) -> Any:
+    """`x^(-1/2)`, and 0 at 0."""
+    tiny = jnp.finfo(jnp.asarray(x).dtype).tiny
+    return jnp.where(x > 0, 1 / jnp.sqrt(jnp.maximum(x, tiny)), 0)
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    r = _inverse_root(x)
+    return r, -0.5 * r * _inverse(x) * dx
+
+
+def _inverse(x: Any) -> Any:
+    r = _inverse_root(x)
+    return r * r

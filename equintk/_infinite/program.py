@@ -1,0 +1,170 @@
+"""A model read for its limit: the outputs as fields, and the kernel of one pair."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .._parameters import wide_dtype
+from .._trace.flatten import flatten
+from . import data as deterministic, fields, parameters
+from .contraction import Drawer
+from .errors import NoLimitError
+from .hermite import ORDERS
+from .moments import Moments
+from .nodes import Atoms, Field
+from .reader import Reader
+
+Priors = Callable[[int], tuple[Any, Any]]
+"""Of a parameter by its number: variance, and rate of the tangent kernel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What a model does at infinite width.
+
+    Attributes:
+        outputs: the arrays that the model returns.
+        treedef: of the model's output.
+        dtype: of kernels.
+    """
+
+    outputs: tuple[Field, ...]
+    treedef: Any
+    dtype: Any
+
+    @property
+    def places(self) -> int:
+        """The number of pairs of places of the largest output."""
+        sizes = [1]
+        for field in self.outputs:
+            size = 1
+            for n in field.sizes:
+                size *= n
+            sizes.append(size * size)
+        return max(sizes)
+
+    def pair(
+        self, priors: Priors, one: Any, two: Any, order: int, tangent: bool
+    ) -> tuple[Any, Any, Any]:
+        """NNGP and tangent kernel of two examples; bounds of the error by order.
+
+        A PyTree like the model's output each, of arrays `(*space, *space)`.
+        """
+        inputs = (jtu.tree_leaves(one), jtu.tree_leaves(two))
+        same = jnp.asarray(True)
+        for a, b in zip(*inputs, strict=True):
+            same = same & jnp.all(a == b)
+        variance = lambda source: priors(source.leaf)
+
+        def kernels(t: Any) -> tuple[list[Any], Any]:
+            m = Moments(inputs, variance, t, same, order, self.dtype)
+            found = [_kernel(m, field) for field in self.outputs]
+            worst = jnp.zeros(len(ORDERS), self.dtype)
+            for error in m.errors:
+                worst = jnp.maximum(worst, jnp.asarray(error, self.dtype))
+            return found, worst
+
+        zero = jnp.zeros((), self.dtype)
+        if tangent:
+            nngp, ntk, error = jax.jvp(
+                kernels, (zero,), (jnp.ones_like(zero),), has_aux=True
+            )
+        else:
+            nngp, error = kernels(zero)
+            ntk = nngp
+        return self.treedef.unflatten(nngp), self.treedef.unflatten(ntk), error
+
+
+def read(
+    params: Any,
+    static: Any,
+    example: Any,
+    kept: frozenset[int],
+    still: frozenset[int],
+    frozen: frozenset[int],
+    finite: frozenset[int],
+) -> Program:
+    """Read a model, given as parameters and the rest, for examples of this shape.
+
+    Args:
+        params: the parameters, with `None` elsewhere.
+        static: the rest.
+        example: shape and dtype of each array of one example.
+        kept: numbers of the parameters that keep their start, such as norms' gains.
+        still: numbers of those whose variance is zero.
+        frozen: numbers of those that do not move.
+        finite: numbers of those whose own axes are places.
+
+    Raises:
+        NoLimitError: if there is anything in it that is not understood.
+    """
+    with_paths, treedef = jtu.tree_flatten_with_path(params)
+    leaves = [leaf for _, leaf in with_paths]
+    names = [jtu.keystr(path) for path, _ in with_paths]
+    structs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    shapes: list[Any] = []
+
+    def outputs(leaves: list[Any], x: Any) -> list[Any]:
+        out = eqx.combine(treedef.unflatten(leaves), static)(x)
+        found, tree = jtu.tree_flatten(out)
+        shapes.append(tree)
+        return [jnp.asarray(a) for a in found]
+
+    flat = flatten(outputs, structs, example)
+    atoms = Atoms()
+    drawer = Drawer(atoms, names, leaves, kept, still, frozen, finite)
+    reader = Reader(atoms, drawer)
+    args = [
+        *(parameters.whole(i, s.shape, s.dtype) for i, s in enumerate(structs)),
+        *(deterministic.given(i, s) for i, s in enumerate(jtu.tree_leaves(example))),
+    ]
+    found = reader.read(flat, args)
+    fields_out = [_output(atoms, value) for value in found]
+    return Program(tuple(fields_out), shapes[0], wide_dtype(leaves))
+
+
+def _output(atoms: Atoms, value: Any) -> Field:
+    if not isinstance(value, Field):
+        raise NoLimitError(
+            "an output of the model is deterministic at infinite width, or is a "
+            "parameter itself: there is no kernel. (A finite axis that a parameter "
+            "produced, over which the model sums or averages, is named in `finite`.)"
+        )
+    for term in value.terms:
+        for root in term.roots:
+            if not all(root.varies_along([c]) for c in range(value.n_wide)):
+                raise NoLimitError(
+                    "the entries of an output share something random, so that the "
+                    "kernel of a network stays random at infinite width"
+                )
+    for axis in range(len(value.axes)):
+        for part in reversed(range(len(value.axes[axis]))):
+            factor = value.axes[axis][part]
+            if factor.size == 1 and factor.kind != "wide":
+                value = fields.drop(atoms, value, axis, part)
+    return value
+
+
+def _kernel(m: Moments, field: Field) -> Any:
+    rank = len(field.sizes)
+    k = m.second(field.terms, field.terms, rank, (0, 1), False, False)
+    k = jnp.broadcast_to(k, field.sizes * 2)
+    space = [
+        n
+        for axis in field.axes
+        if any(f.kind != "wide" for f in axis)
+        for n in [_size(axis)]
+    ]
+    return k.reshape(space * 2)
+
+
+def _size(axis: Any) -> int:
+    size = 1
+    for factor in axis:
+        size *= 1 if factor.kind == "wide" else factor.size
+    return size
