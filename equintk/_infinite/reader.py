@@ -506,7 +506,7 @@ def _reduce_sum(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 @rule("concatenate")
 def _concatenate(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     if any(isinstance(v, Par) for v in values):
         raise NoLimitError("parameters are concatenated")
     parts = [fields.from_data(v) if isinstance(v, Data) else v for v in values]

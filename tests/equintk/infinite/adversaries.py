@@ -71,7 +71,7 @@ def masked_mean(p, x):
     h = jax.vmap(p[0])(x)
     mask = x[:, :1] > 0
     total = jnp.sum(jnp.where(mask, relu(h), 0.0), axis=0)
-    return p[1](total / (1 + jnp.sum(mask)))
+    return p[1](total / (1 + jnp.sum(mask.astype(x.dtype))))
 
 
 def tied_twice(p, x):

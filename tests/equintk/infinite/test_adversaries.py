@@ -12,7 +12,7 @@ from tests.equintk.infinite.adversaries import ADVERSARIES
 OPTIONS = {"parameterization": "ntk", "W_std": 1.2, "b_std": 0.3}
 
 ANSWERED = {
-    "rolled", "halves swapped", "halves multiplied", "mean", "norm", "cube",
+    "halves swapped", "halves multiplied", "mean", "norm", "cube",
     "standard deviation", "residual after relu", "bias twice", "over time",
     "shared in depth, with skips", "layers of one stack", "tokens masked",
     "tokens reversed", "tokens, running sum",

@@ -53,3 +53,19 @@ def test_kernels_agree_with_the_incumbent(name, golden):
                 got[diagonal] = expected[diagonal] = 0
             error = np.abs(got - expected).max() / np.abs(expected).max()
             assert error < 1e-10, (suffix, which, error)
+
+
+def test_every_row_of_the_documentation_is_tested():
+    text = Path(__file__).parents[3] / "docs" / "from_neural_tangents.md"
+    section = text.read_text(encoding="utf-8").split("## stax\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    named = {row.rstrip(" |").split(" | ")[-1] for row in rows}
+    assert len(rows) == 30
+    assert named <= set(CASES)
+
+
+def test_the_code_of_the_documentation_runs(capsys):
+    text = Path(__file__).parents[3] / "docs" / "infinite_width.md"
+    code = text.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    assert capsys.readouterr().out == "(4, 4) (4, 4)\n"
