@@ -135,9 +135,11 @@ def _output(atoms: Atoms, value: Any) -> Field:
             "parameter itself: there is no kernel. (A finite axis that a parameter "
             "produced, over which the model sums or averages, is named in `finite`.)"
         )
+    wide = [factor.size for factor in value.factors if factor.kind == "wide"]
+    several = [column for column, size in enumerate(wide) if size > 1]
     for term in value.terms:
         for root in term.roots:
-            if not all(root.varies_along([c]) for c in range(value.n_wide)):
+            if not all(root.varies_along([c]) for c in several):
                 raise NoLimitError(
                     "the entries of an output share something random, so that the "
                     "kernel of a network stays random at infinite width"

@@ -79,6 +79,16 @@ def test_gains_of_a_trainable_norm_count():
     np.testing.assert_allclose(more, without.nngp + 1, rtol=1e-10)
 
 
+@pytest.mark.parametrize("out_size", [1, "scalar"])
+def test_an_output_of_one_entry_has_the_kernel_of_one_of_many(out_size):
+    x = inputs()
+    one = eqx.nn.MLP(5, out_size, 16, 1, key=jr.key(0))
+    got = nt.infinite_kernels(one, x, **OPTIONS)
+    many = nt.infinite_kernels(mlp(), x, **OPTIONS)
+    np.testing.assert_allclose(got.nngp, many.nngp, rtol=1e-12)
+    np.testing.assert_allclose(got.ntk, many.ntk, rtol=1e-12)
+
+
 def test_outputs_in_a_pytree_have_a_kernel_each():
     model = Net(
         [mlp(), mlp()], lambda p, x: {"one": p[0](x), "two": (p[1](x), p[0](2 * x))}
