@@ -8,8 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
+
+AnyArray: TypeAlias = Array | np.ndarray
+"""What a kernel is: on a device, or with `out="host"` in the host's memory."""
 
 if TYPE_CHECKING:
     Model: TypeAlias = Callable[..., Any]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float, PyTree
 
 from .._types import (
+    AnyArray,
     Axes,
     Directory,
     Examples,
@@ -47,7 +48,7 @@ def empirical_nngp(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2"]]:
+) -> PyTree[Float[AnyArray, "n1 n2"]]:
     """`f(x1) f(x2)` of one network, averaged over the output entries.
 
     Arguments and errors as `ntk`; `model` may be without parameters.
@@ -74,7 +75,7 @@ def empirical_nngp_per_output(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *_out"]]:
+) -> PyTree[Float[AnyArray, "n1 n2 *_out"]]:
     """The same of each output with itself; arguments as `ntk_per_output`."""
     return kernel(
         Member("empirical_nngp_per_output", average, diagonal=None, of_outputs=True),
@@ -96,7 +97,7 @@ def empirical_nngp_full(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *_out_out"]]:
+) -> PyTree[Float[AnyArray, "n1 n2 *_out_out"]]:
     """The same of every output with every other; arguments and axes as `ntk_full`."""
     return kernel(
         Member("empirical_nngp_full", average, diagonal, of_outputs=True),

@@ -297,7 +297,7 @@ def _flipped(tile: list[list[Array]], modes: tuple[Mode, ...]) -> list[list[Arra
     ]
 
 
-def _finished(parts: list[list[Array]], reading: Reading, by_leaf: bool) -> Any:
+def _finished(parts: list[list[Any]], reading: Reading, by_leaf: bool) -> Any:
     parts = _checks.finite_result("A kernel", parts)
     groups = [reading.outputs.unflatten(group) for group in parts]
     if by_leaf:

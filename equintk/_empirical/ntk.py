@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Array, Float, PyTree
 
 from .._types import (
+    AnyArray,
     Axes,
     Directory,
     Examples,
@@ -34,7 +35,7 @@ def ntk(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2"]]:
+) -> PyTree[Float[AnyArray, "n1 n2"]]:
     """Empirical NTK averaged over the output entries.
 
     The trace over outputs divided by their number, so the scale on which each output
@@ -96,7 +97,7 @@ def ntk_per_output(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *_out"]]:
+) -> PyTree[Float[AnyArray, "n1 n2 *_out"]]:
     """Empirical NTK of each output with itself: `ntk_full`'s diagonal over outputs.
 
     Arguments, errors and memory as `ntk`; `[i, j, a]` couples output `a` at `x1[i]` to
@@ -123,7 +124,7 @@ def ntk_full(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2 *_out_out"]]:
+) -> PyTree[Float[AnyArray, "n1 n2 *_out_out"]]:
     """Empirical NTK with its outputs coupled, of shape `(n1, n2, *out, *out)`.
 
     Arguments, errors and memory as `ntk`; `[i, j, a, b]` couples output `a` at `x1[i]`
@@ -150,7 +151,7 @@ def ntk_by_parameter(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Directory = None,
-) -> PyTree[Float[Array, "n1 n2"]]:
+) -> PyTree[Float[AnyArray, "n1 n2"]]:
     """The part of `ntk` that each parameter leaf has: their sum is `ntk`.
 
     Arguments and errors as `ntk`; holds as many kernels as there are leaves.

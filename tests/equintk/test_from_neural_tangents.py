@@ -1,11 +1,18 @@
 """Every row of the guide for users of neural-tangents gives what theirs gave."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from tests.helpers import relative_error
 
@@ -148,3 +155,224 @@ def test_a_row_of_predict_gives_what_theirs_gave(golden, names, there, here):
     saved, tolerance = PREDICT[there]
     saved, which = saved if isinstance(saved, tuple) else (saved, slice(None))
     assert relative_error(eval(here, names), golden[saved][which]) < tolerance
+
+
+class Small(eqx.Module):
+    """An output of shape `(2, 3)`, with arguments that are no input."""
+
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+
+    def __init__(self, key):
+        k1, k2 = jr.split(key)
+        self.first = eqx.nn.Linear(3, 4, key=k1)
+        self.last = eqx.nn.Linear(4, 6, key=k2)
+
+    def __call__(self, x, temperature=1.0, key=None):
+        h = jnp.tanh(self.first(x))
+        if key is not None:
+            h = jnp.where(jr.bernoulli(key, 0.5, h.shape), h, 0.0)
+        return (temperature * self.last(h)).reshape(2, 3)
+
+
+KEY = jr.key(0)
+N_SAMPLES = 4
+
+
+def outputs(model, x, **kwargs):
+    return np.stack([np.asarray(model(row, **kwargs)) for row in x])
+
+
+def jacobians(model, x, **kwargs):
+    """`(n, 2, 3, n_params)`."""
+    flat, unravel = ravel_pytree(eqx.filter(model, eqx.is_array))
+    rest = eqx.filter(model, eqx.is_array, inverse=True)
+    of = lambda p, row: eqx.combine(unravel(p), rest)(row, **kwargs)
+    return np.stack([np.asarray(jax.jacrev(of)(flat, row)) for row in x])
+
+
+class Truth:
+    """Products of Jacobians, or outputs, of one network, with the axes of theirs."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        draw = lambda *shape: jnp.asarray(rng.standard_normal(shape))
+        self.model = Small(KEY)
+        self.x1, self.x2 = draw(4, 3), draw(3, 3)
+        self.shift1, self.shift2 = draw(4, 3), draw(3, 3)
+        self.vector = draw(3, 2, 3)
+
+    def ntk(self, axes, x1=None, x2=None, **kwargs):
+        """`axes` as `numpy.einsum` has them of `(i, a, b, p)` and `(j, c, d, p)`."""
+        x1, x2 = (self.x1 if x1 is None else x1), (self.x2 if x2 is None else x2)
+        j1, j2 = (jacobians(self.model, x, **kwargs) for x in (x1, x2))
+        return np.einsum(axes, j1, j2)
+
+    def nngp(self, axes, x2=None):
+        f1, f2 = (outputs(self.model, x) for x in (self.x1, x2))
+        return np.einsum(axes, f1, f2)
+
+    def mean(self, axes, n_samples=N_SAMPLES, of=jacobians):
+        models = [Small(jr.fold_in(KEY, i)) for i in range(n_samples)]
+        draws = [
+            np.einsum(axes, of(model, self.x1), of(model, self.x2)) for model in models
+        ]
+        return np.mean(draws, axis=0)
+
+    def derivatives(self, degree):
+        """Of the outputs from the parameters towards 1.1 times them."""
+        params, rest = eqx.partition(self.model, eqx.is_array)
+        along = lambda t: jnp.asarray(
+            jax.vmap(eqx.combine(jtu.tree_map(lambda p: (1 + t) * p, params), rest))(
+                self.x1
+            )
+        )
+        found = []
+        for _ in range(degree + 1):
+            found.append(np.asarray(along(0.0)))
+            along = jax.jacfwd(along)
+        return found
+
+
+NTK = "empirical_ntk_fn(f, trace_axes=(-2, -1)"
+COUPLED = "empirical_ntk_fn(f, trace_axes=()"
+NNGP = "empirical_nngp_fn(f"
+BOTH = "empirical_kernel_fn(f, trace_axes=(-2, -1))(x1, x2, "
+X1_X2 = "(x1, x2, params)"
+X1_NONE = "(x1, None, params)"
+AVERAGED = lambda o: o.ntk("iabp,jabp->ij") / 6
+
+EMPIRICAL: dict[str, Callable[[Truth], Any]] = {
+    f"empirical_ntk_fn(f){X1_X2}": lambda o: o.ntk("iabp,jcbp->ijac") / 3,
+    f"{NTK}){X1_X2}": AVERAGED,
+    f"empirical_ntk_fn(f, trace_axes=(1, 2)){X1_NONE}": lambda o: (
+        o.ntk("iabp,jabp->ij", x2=o.x1) / 6
+    ),
+    f"{COUPLED}){X1_X2}": lambda o: o.ntk("iabp,jcdp->ijacbd"),
+    f"{COUPLED}, diagonal_axes=(-2, -1)){X1_X2}": lambda o: o.ntk("iabp,jabp->ijab"),
+    f"empirical_ntk_fn(f, trace_axes=(-1,), diagonal_axes=(-2,)){X1_X2}": lambda o: (
+        o.ntk("iabp,jabp->ija") / 3
+    ),
+    f"{COUPLED}, diagonal_axes=(-2,)){X1_X2}": lambda o: o.ntk("iabp,jadp->ijabd"),
+    f"{COUPLED}, diagonal_axes=(-1,)){X1_X2}": lambda o: o.ntk("iabp,jcbp->ijacb"),
+    f"{NTK}, diagonal_axes=(0,)){X1_NONE}": lambda o: (
+        o.ntk("iabp,iabp->i", x2=o.x1) / 6
+    ),
+    f"{COUPLED}, diagonal_axes=(0,)){X1_NONE}": lambda o: o.ntk(
+        "iabp,icdp->iacbd", x2=o.x1
+    ),
+    f"{NTK}, vmap_axes=0){X1_X2}": AVERAGED,
+    f"{NTK}, implementation=NtkImplementation.AUTO){X1_X2}": AVERAGED,
+    f"{NTK}, implementation=3, _j_rules=True, _s_rules=True, _fwd=None){X1_X2}": (
+        AVERAGED
+    ),
+    f"{NTK})(x1, x2, params, temperature=2.)": lambda o: (
+        o.ntk("iabp,jabp->ij", temperature=2.0) / 6
+    ),
+    f"{NTK})(x1, x2, params, shift=(shift1, shift2))": lambda o: (
+        o.ntk("iabp,jabp->ij", o.x1 + o.shift1, o.x2 + o.shift2) / 6
+    ),
+    f"{NTK})(x1, None, params, rng=key)": lambda o: (
+        o.ntk("iabp,jabp->ij", x2=o.x1, key=KEY) / 6
+    ),
+    f"{NNGP}){X1_X2}": lambda o: o.nngp("iab,jcb->ijac", o.x2) / 3,
+    f"{NNGP}, trace_axes=(-2, -1)){X1_X2}": lambda o: o.nngp("iab,jab->ij", o.x2) / 6,
+    f"{NNGP}, trace_axes=()){X1_X2}": lambda o: o.nngp("iab,jcd->ijacbd", o.x2),
+    f"{NNGP}, trace_axes=(-1,), diagonal_axes=(-2,)){X1_X2}": lambda o: (
+        o.nngp("iab,jab->ija", o.x2) / 3
+    ),
+    f"{NNGP}, trace_axes=(-2, -1), diagonal_axes=(0,)){X1_NONE}": lambda o: (
+        o.nngp("iab,iab->i", o.x1) / 6
+    ),
+    f"{BOTH}'ntk', params)": AVERAGED,
+    f"{BOTH}'nngp', params)": lambda o: o.nngp("iab,jab->ij", o.x2) / 6,
+    f"{BOTH}None, params).ntk": AVERAGED,
+    f"{BOTH}('nngp', 'ntk'), params).nngp": lambda o: o.nngp("iab,jab->ij", o.x2) / 6,
+    "empirical_ntk_vp_fn(f, x1, x2, params)(vector)": lambda o: np.einsum(
+        "iabjcd,jcd->iab", o.ntk("iabp,jcdp->iabjcd"), o.vector
+    ),
+    "linearize(f, params)(moved, x1)": lambda o: (
+        o.derivatives(1)[0] + 0.1 * o.derivatives(1)[1]
+    ),
+    "taylor_expand(f, params, 2)(moved, x1)": lambda o: sum(
+        factor * derivative
+        for factor, derivative in zip((1, 0.1, 0.005), o.derivatives(2), strict=True)
+    ),
+}
+
+BATCHED = f"batch(ntk_fn, batch_size=2){X1_X2}"
+
+BATCH: dict[str, Callable[[Truth], Any]] = {
+    BATCHED: AVERAGED,
+    BATCHED.replace("=2", "=0"): AVERAGED,
+    BATCHED.replace("=2", "=2, device_count=-1"): AVERAGED,
+    BATCHED.replace("=2", "=2, device_count=1"): AVERAGED,
+    BATCHED.replace("=2", "=2, device_count=0"): AVERAGED,
+    BATCHED.replace("=2", "=2, store_on_device=False"): AVERAGED,
+}
+
+DRAWN = "monte_carlo_kernel_fn(init_fn, apply_fn, key, n_samples"
+OVER_ALL = "trace_axes=(-2, -1))(x1, x2"
+MEAN = lambda o: o.mean("iabp,jabp->ij") / 6
+
+MONTE_CARLO: dict[str, Callable[[Truth], Any]] = {
+    f"{DRAWN}, {OVER_ALL}, 'ntk')": MEAN,
+    f"{DRAWN}, {OVER_ALL}, 'nngp')": lambda o: o.mean("iab,jab->ij", of=outputs) / 6,
+    f"{DRAWN}, {OVER_ALL}).ntk": MEAN,
+    f"list({DRAWN.replace('n_samples', '[2, n_samples]')}, {OVER_ALL}, 'ntk'))": (
+        lambda o: np.stack([o.mean("iabp,jabp->ij", n) / 6 for n in (2, N_SAMPLES)])
+    ),
+    f"{DRAWN})(x1, x2, 'ntk')": lambda o: o.mean("iabp,jcbp->ijac") / 3,
+    f"{DRAWN}, trace_axes=(-1,), diagonal_axes=(-2,))(x1, x2, 'ntk')": lambda o: (
+        o.mean("iabp,jabp->ija") / 3
+    ),
+    f"{DRAWN}, batch_size=2, device_count=-1, {OVER_ALL}, 'ntk')": MEAN,
+}
+
+MODULES = {"empirical": EMPIRICAL, "batch": BATCH, "monte_carlo": MONTE_CARLO}
+
+AXES = "trace_axes diagonal_axes vmap_axes implementation _j_rules _s_rules _fwd"
+BATCHES = "batch_size device_count store_on_device"
+PUBLIC = {
+    "empirical": "empirical_ntk_fn empirical_nngp_fn empirical_kernel_fn "
+    f"empirical_ntk_vp_fn linearize taylor_expand NtkImplementation rng {AXES}",
+    "batch": BATCHES,
+    "monte_carlo": f"init_fn apply_fn key n_samples get {BATCHES} {AXES}",
+}
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return Truth()
+
+
+@pytest.fixture(scope="module")
+def names_of_models(truth):
+    """What these sections say there is, and what their own code adds."""
+    names: dict[str, Any] = vars(truth) | {
+        "key": KEY,
+        "model_fn": eqx.filter_jit(Small),
+        "n_samples": N_SAMPLES,
+    }
+    for module in MODULES:
+        for block in re.findall(r"```python\n(.*?)```", section(module), re.DOTALL):
+            exec(block, names)
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_row_and_every_argument_of_a_module_is_known(module):
+    assert [there for there, _ in rows(module)] == list(MODULES[module])
+    words = set(re.findall(r"\w+", section(module)))
+    assert not set(PUBLIC[module].split()) - words
+
+
+@pytest.mark.parametrize(
+    ("module", "there", "here"),
+    [(module, *row) for module in MODULES for row in rows(module)],
+)
+def test_a_row_equals_a_product_of_jacobians(
+    truth, names_of_models, module, there, here
+):
+    expected = MODULES[module][there](truth)
+    assert relative_error(eval(here, names_of_models), expected) < 1e-12
