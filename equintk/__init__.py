@@ -29,6 +29,7 @@ from ._infinite.kernels import (
     infinite_nngp as infinite_nngp,
     infinite_ntk as infinite_ntk,
 )
+from ._last_layer import last_layer as last_layer
 from ._learning_rates import learning_rate_multipliers as learning_rate_multipliers
 from ._loss import loss_scale as loss_scale
 from ._matrix_free.eigenvalues import top_eigenvalues as top_eigenvalues

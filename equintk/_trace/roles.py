@@ -88,7 +88,7 @@ def roles(
     with_paths, treedef = jtu.tree_flatten_with_path(params)
     paths = [jtu.keystr(path) for path, _ in with_paths]
     leaves = [leaf for _, leaf in with_paths]
-    flat = _flat(leaves, treedef, static, x)
+    flat = flat_model(leaves, treedef, static, x)
     trace = _Trace(flat, len(leaves))
     read = [
         _given(given[path], leaf.shape, trace.readings(i))
@@ -130,7 +130,9 @@ def _is_zero(leaf: Any) -> bool:
     return not is_traced(leaf) and not np.asarray(leaf).any()
 
 
-def _flat(leaves: list[Any], treedef: Any, static: Any, x: Examples) -> Flat:
+def flat_model(leaves: list[Any], treedef: Any, static: Any, x: Examples) -> Flat:
+    """What the model does with its parameters (the leaves) and one example."""
+
     def is_input(leaf: Any) -> bool:
         return eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 

@@ -43,7 +43,7 @@ class Source(NamedTuple):
         return self.leaves - self.made_of
 
 
-_ACTIVATIONS = frozenset(
+ACTIVATIONS = frozenset(
     (
         "tanh logistic sin cos exp exp2 log log1p expm1 erf erfc max min abs sign pow"
     ).split()
@@ -138,7 +138,7 @@ def _result(eqn: JaxprEqn, operands: Sequence[Source], struct: Any) -> Source:
         (one,) = operands
         return one
     size = struct.size
-    if name in _ACTIVATIONS:
+    if name in ACTIVATIONS:
         return joined._replace(made_of=frozenset(), size=size)
     scaled = name == "mul" and any(
         one.made_of and not other.is_constant
