@@ -1,4 +1,6 @@
-"""Strict JAX: float64, no silent promotion of dtypes or ranks."""
+"""Strict JAX on the chosen device: float64, no silent promotion of dtypes or ranks."""
+
+import os
 
 import jax
 import pytest
@@ -8,6 +10,33 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Almost all the time goes into compiling programs that run once.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_addoption(parser):
+    """`python -m pytest -m "conformance and not slow" --device gpu`."""
+    parser.addoption(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="where JAX computes: cpu (the default, even where there is a GPU) or gpu",
+    )
+
+
+def pytest_configure(config):
+    """Choose the device before anything is computed."""
+    if config.getoption("--device") == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        return
+    # Workers and the tests' own processes share its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        jax.config.update("jax_default_device", jax.devices("gpu")[0])
+    except RuntimeError as error:
+        raise pytest.UsageError(
+            "`--device gpu` needs a GPU that JAX can use, but JAX finds none: "
+            f"{error}. Install JAX for it, such as by `python -m pip install "
+            '"jax[cuda13]"`, or leave the option out to compute on the CPU.'
+        ) from error
 
 
 @pytest.fixture

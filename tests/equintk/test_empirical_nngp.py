@@ -5,9 +5,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 import equintk as nt
 from tests.helpers import assert_close
+
+pytestmark = pytest.mark.conformance
 
 
 class Matrix(eqx.Module):

@@ -11,6 +11,8 @@ import equintk as nt
 from tests.helpers import average_of, brute_force_full, relative_error
 from tests.zoo import MODELS
 
+pytestmark = pytest.mark.conformance
+
 NAMES = ["mlp without biases", "conv1d", "tied embedding and head", "recurrent network"]
 
 

@@ -8,10 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import equintk as nt
 from tests.helpers import average_of, brute_force_full, diagonal_of, relative_error
+
+pytestmark = pytest.mark.conformance
 
 CHANNELS, POSITIONS = 3, 4
 KERNELS = {

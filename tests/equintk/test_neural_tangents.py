@@ -11,6 +11,8 @@ import pytest
 import equintk as nt
 from tests.helpers import relative_error
 
+pytestmark = pytest.mark.conformance
+
 
 @pytest.fixture(scope="module")
 def golden():

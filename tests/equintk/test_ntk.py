@@ -20,6 +20,8 @@ from tests.helpers import (
     relative_error,
 )
 
+pytestmark = pytest.mark.conformance
+
 FAMILY = {
     "ntk": (nt.ntk, average_of),
     "ntk_full": (nt.ntk_full, lambda full: full),

@@ -16,6 +16,8 @@ import equintk as nt
 from tests.helpers import average_of, diagonal_of, reference_of, relative_error
 from tests.zoo import MODELS
 
+pytestmark = pytest.mark.conformance
+
 KERNELS = {
     "ntk": (nt.ntk, average_of),
     "ntk_full": (nt.ntk_full, lambda full: full),

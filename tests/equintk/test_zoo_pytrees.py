@@ -21,6 +21,8 @@ from tests.helpers import average_of, diagonal_of, reference_of, relative_error
 from tests.zoo import MODELS
 from tests.zoo.member import Function, numpy_rng
 
+pytestmark = pytest.mark.conformance
+
 SEVERAL, COMPLEX = {}, {}
 
 
