@@ -23,10 +23,12 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax import lax
 from jax.core import eval_jaxpr
 from jax.extend.core import Var
 from jaxtyping import Array
 
+from .._parameters import common_dtype
 from .._trace.flatten import Flat, flatten
 from .._types import Examples
 from .modes import Mode
@@ -179,9 +181,13 @@ def _features(
                 activations = jax.nn.one_hot(
                     activations, n_rows, dtype=derivatives.dtype
                 )
-            gradient = jnp.einsum(
-                "bsi,kbso->kbio", activations, derivatives, precision="highest"
-            )
+            # (b, k, o, i): as the product gives it, and as a convolution has (k, o, s).
+            dtype = common_dtype([derivatives, activations])
+            gradient = lax.dot_general(
+                derivatives.astype(dtype), activations.astype(dtype),
+                (((2,), (1,)), ((1,), (0,))),
+                precision="highest",
+            ).swapaxes(0, 1)  # fmt: skip
             features.append(Dense(_gradients(gradient, modes), tapped.leaves))
     for group in grams.values():
         derivatives = jnp.concatenate([d for _, _, d in group], axis=3)

@@ -40,6 +40,11 @@ from .contraction import contracted, pair_bytes
 from .features import Features, features_of_block, features_of_outputs
 from .modes import Mode, modes_of
 
+# Features of one call on a processor. Larger ones make its buffers so large that the
+# system's allocator gives their memory back after each call, and the next has it zeroed
+# page by page, which takes longer than to fill it.
+_BLOCK_BYTES = 24 * 2**20
+
 
 class Member(NamedTuple):
     """A member of the family of kernels.
@@ -119,12 +124,13 @@ def kernel(
         there = reading._replace(params=params, static=static)
         return _features(member, there, n_pairs), of_pair
 
+    block, bytes_of_pair = _sizes(features, x1, batch_size)
     parts = pairwise(
         features,
         of_pair,
         lambda tile: _flipped(tile, reading.modes),
-        x1, x2, batch_size, reporter(settings.progress, member.name),
-        pair_bytes=_bytes_of_pair(features, x1, batch_size), out=settings.out,
+        x1, x2, block, reporter(settings.progress, member.name),
+        pair_bytes=bytes_of_pair, out=settings.out,
         mesh=settings.mesh, place=None if settings.mesh is None else on,
         checkpoint=_checkpoint(member, reading, settings),
     )  # fmt: skip
@@ -194,14 +200,19 @@ def _checkpoint(
     return Checkpoint(settings.checkpoint, facts)
 
 
-def _bytes_of_pair(features: Any, x: Examples, batch_size: int) -> int:
-    """What the contraction of a pair of examples holds, from the features' shapes."""
+def _sizes(features: Any, x: Examples, batch_size: int) -> tuple[int, int]:
+    """Examples per call of `features`; bytes of a pair of examples in a contraction."""
     size = min(batch_size, _inputs.count(x))
     block = jtu.tree_map(
         lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), x
     )
     shared, each = eqx.filter_eval_shape(features, block)
-    return pair_bytes(eqx.combine(each, shared))
+    if jax.default_backend() == "cpu":
+        held = sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(each))
+        most = max(1, size * _BLOCK_BYTES // max(held, 1))
+        # A power of two: tiles are made of whole blocks.
+        size = size if size <= most else 2 ** int(math.log2(most))
+    return size, pair_bytes(eqx.combine(each, shared))
 
 
 def _features(member: Member, reading: Reading, pairs: float) -> Any:
