@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Literal
 from jaxtyping import PyTree
 
 from ._version import __version__
@@ -150,8 +150,8 @@ def fingerprint(tree: PyTree) -> str:
     return digest.hexdigest()
 
 
-def program(*functions: ClosedJaxpr) -> dict[str, str]:
-    """What compiled functions compute, and the arrays that they close over."""
+def program(*functions: Any) -> dict[str, str]:
+    """What the jaxprs of functions compute, and the arrays that they close over."""
     text, constants = hashlib.sha256(), hashlib.sha256()
     for jaxpr in functions:
         text.update(_without_addresses(str(jaxpr)).encode())
@@ -165,7 +165,7 @@ def program(*functions: ClosedJaxpr) -> dict[str, str]:
 
 def _constants(part: Any) -> Iterator[Any]:
     """Arrays that the text of a jaxpr does not show, or not whole."""
-    if isinstance(part, ClosedJaxpr | Jaxpr):  # two classes, or one, by jax's version
+    if hasattr(part, "eqns"):  # a jaxpr, open or closed: in one version of JAX, alike
         yield from getattr(part, "consts", ())
         for equation in part.eqns:
             yield from (v.val for v in equation.invars if isinstance(v, Literal))

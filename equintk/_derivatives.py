@@ -28,7 +28,8 @@ def directional(
         inexact.
     """
     closed = jax.make_jaxpr(function)(*primals)
-    inexact = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in closed.out_avals]
+    avals: Sequence[Any] = closed.out_avals
+    inexact = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals]
 
     def traced(*primals: Any) -> tuple[list[Any], list[Any]]:
         values = list(zip(jaxpr_as_fun(closed)(*primals), inexact, strict=True))

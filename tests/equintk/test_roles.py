@@ -1,5 +1,8 @@
 """What each parameter of a model is read to be, and what is refused."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,7 @@ class Raw(eqx.Module):
     """Named arrays and a function of them and of an input."""
 
     arrays: dict
-    function: object = eqx.field(static=True)
+    function: Callable = eqx.field(static=True)
 
     def __call__(self, x):
         return self.function(self.arrays, x)
@@ -300,7 +303,7 @@ def test_layers_that_normalise_their_weight_are_refused(wrap, getkey):
     layer, state = made if isinstance(made, tuple) else (made, None)
 
     class Model(eqx.Module):
-        layer: eqx.Module
+        layer: Any
 
         def __call__(self, x):
             return self.layer(x) if state is None else self.layer(x, state)[0]
