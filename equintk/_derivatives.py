@@ -28,8 +28,8 @@ def directional(
         inexact.
     """
     closed = jax.make_jaxpr(function)(*primals)
-    avals: Sequence[Any] = closed.out_avals
-    inexact = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals]
+    avals: Any = closed.out_avals
+    inexact = [jnp.issubdtype(a.dtype, jnp.inexact) for a in avals]
 
     def traced(*primals: Any) -> tuple[list[Any], list[Any]]:
         values = list(zip(jaxpr_as_fun(closed)(*primals), inexact, strict=True))
