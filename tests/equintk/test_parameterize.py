@@ -283,6 +283,7 @@ def moved(width, scheme, optimizer, depth, n_steps):
     return np.sqrt(several.mean(axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "optimizer", "depth", "n_steps", "powers"),
     [

@@ -9,6 +9,8 @@ import pytest
 import equintk as nt
 from tests.equintk.infinite.adversaries import ADVERSARIES
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"parameterization": "ntk", "W_std": 1.2, "b_std": 0.3}
 
 ANSWERED = {
