@@ -128,11 +128,14 @@ def _of_one_layout(sites: tuple[Site, ...]) -> bool:
 
 
 def _source(sites: tuple[Site, ...], biases: list[Use | None]) -> Any:
-    """The activations of each site, and by what the weight and the bias scale them."""
+    """The activations of each site, where, and by what weight and bias scale them."""
     return tuple(
         (
             site.source,
             site.use.path[:-1],
+            # Scans over slices of the weight put the same activations on other axes.
+            tuple(scan_lengths(site.use.view)[1]),
+            None if site.use.eqn is None else aval(site.use.eqn.outvars[0]).dtype,
             _literal_factors(site.use.view),
             bias is not None,
             () if bias is None else _literal_factors(bias.view),

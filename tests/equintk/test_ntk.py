@@ -304,3 +304,18 @@ def test_a_model_that_cannot_be_called_is_refused():
     model: Any = NotCallable(jnp.ones(3))
     with pytest.raises(ValueError, match="`model` must be a module that is called"):
         nt.ntk(model, X)
+
+
+def test_a_shared_and_a_stacked_weight_may_see_the_same_activations_in_a_scan(getkey):
+    # Their activations lie on different axes, so they have no Gram matrix in common.
+    class Model(eqx.Module):
+        shared: jax.Array
+        stack: jax.Array
+
+        def __call__(self, x):
+            step = lambda h, w: (jnp.tanh(w @ h + self.shared @ h), None)
+            return jax.lax.scan(step, x, self.stack)[0]
+
+    model = Model(jr.normal(getkey(), (3, 3)), jr.normal(getkey(), (4, 3, 3)))
+    x = jr.normal(getkey(), (3, 3))
+    assert_close(nt.ntk_full(model, x), brute_force_full(model, x))
