@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from .._parameters import wide_dtype
 from .._trace.flatten import flatten
-from . import data as deterministic, fields, parameters
+from . import data as deterministic, fields, parameters, rules as rules
 from .contraction import Drawer
 from .errors import NoLimitError
 from .hermite import ORDERS
