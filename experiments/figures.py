@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.question import AnalysisConfig
 from experiments.reading import groups, key_columns
-from experiments.slopes import NO_FIT, PowerLaw, fittable_columns, power_law
+from experiments.slopes import PowerLaw, fittable_columns, power_law
 from experiments.tables import (
     ALL_LAYERS,
     CURVE_COLUMNS,
@@ -81,14 +82,14 @@ def divergence_figure(curves: "pd.DataFrame", summaries: "pd.DataFrame") -> "Fig
 
 
 def scaling_figure(
-    summaries: "pd.DataFrame", slopes: "pd.DataFrame", x: str
+    summaries: "pd.DataFrame", slopes: "pd.DataFrame", asked: AnalysisConfig
 ) -> "Figure":
     """Divergence, drift and movement against x: points, fitted laws, slopes expected.
 
     Args:
         summaries: one row per run.
         slopes: from `scaling_table` along the same x.
-        x: the column on the horizontal axis.
+        asked: the x, and the slopes expected.
 
     Returns:
         four panels at most. A point is a run; a line is the law over the range fitted;
@@ -96,7 +97,11 @@ def scaling_figure(
         more than x was swept there is a colour for each combination of the rest, and
         layers are left to `slopes.csv`.
     """
+    x = asked.x or ""
     by = [column for column in key_columns(summaries, [x]) if column != x]
+    bands = {
+        e.metric: e.slope for e in asked.expect.values() if e.slope and not e.where
+    }
     combinations = [values for values, _ in groups(summaries, by)]
     panels = [
         panel
@@ -110,7 +115,7 @@ def scaling_figure(
     for spare in grid.flat[len(panels) :]:
         spare.set_axis_off()
     for axes, metrics in zip(grid.flat, panels, strict=False):
-        series = list(_series(summaries, slopes, x, by, metrics))
+        series = list(_series(summaries, slopes, x, by, metrics, bands))
         for i, one in enumerate(_spread(series, MAX_SERIES)):
             _points_and_law(axes, one, PALETTE[i], MARKERS[i])
         title = ", ".join(map(_name, by))
@@ -118,7 +123,7 @@ def scaling_figure(
             title += f" ({MAX_SERIES} of {len(series)} shown)"
         _finish_panel(axes, metrics, summaries[x], title)
     note = "Points: single runs. Lines: least squares, with the slope's 95 % interval."
-    if len(slopes.dropna(subset=["band_low"])):
+    if bands:
         note += " Shaded: the slopes expected."
     _footnote(figure, note)
     return figure
@@ -159,6 +164,7 @@ def _series(
     x: str,
     by: list[str],
     metrics: list[str],
+    bands: dict[str, Any],
 ) -> Iterator[_Series]:
     import numpy as np
 
@@ -176,10 +182,8 @@ def _series(
                 continue
             row = fits.get((values, metric))
             law = band = None
-            if row is not None and row["verdict"] != NO_FIT:
-                law = power_law(row)
-                if row["band_low"] == row["band_low"]:  # a band is given
-                    band = (row["band_low"], row["band_high"])
+            if row is not None and row["slope"] == row["slope"]:
+                law, band = power_law(row), bands.get(metric)
             name = _series_name(metric, metrics, values)
             yield _Series(name, at[kept], y[kept], law, band)
 

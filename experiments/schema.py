@@ -14,6 +14,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from experiments import question
+from experiments.question import AnalysisConfig
+
 
 def between(low: float, high: float = math.inf, *, open_low: bool = False) -> Any:
     """A config value without a default whose range is checked before any run."""
@@ -180,18 +183,6 @@ class PrecisionConfig:
     x64: bool = MISSING
 
 
-@dataclass
-class AnalysisConfig:
-    """What the runs of a study are asked together. No part of a run's identity."""
-
-    question: str = MISSING
-    after_sweep: bool = MISSING  # whether a sweep ends by analysing itself
-    x: str | None = MISSING  # summary column along which power laws are fitted
-    x_from: float = between(0)  # the bands hold for slopes fitted from here up
-    # Summary column: [lowest, highest slope]. As list[float] OmegaConf refuses [-1, 0].
-    bands: dict[str, Any] = MISSING
-
-
 # JAX keeps 32 bits of a seed in single precision: 2**32 would draw what 0 draws.
 _LARGEST_SEED = 2**32 - 1
 
@@ -340,12 +331,7 @@ def _contradictions(config: Config) -> Iterator[str]:
             "kernel is the NNGP kernel in the ntk parameterization only. Type "
             "parameterization=ntk, or kernel=exact."
         )
-    for name, band in config.analysis.bands.items():
-        if not _is_interval(band):
-            yield (
-                f"analysis.bands.{name}={band} must be the lowest and the highest "
-                "slope expected, such as [-1.2, -0.65]."
-            )
+    yield from question.problems(config.analysis)
     last = config.seed + config.seeds - 1
     if config.seed <= _LARGEST_SEED < last:
         yield (
@@ -360,12 +346,6 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"study={config.study} would not be found again: names that start with `_` "
             "or `.` are not runs. Type another name, or output_dir= for another place."
         )
-
-
-def _is_interval(band: Any) -> bool:
-    if not isinstance(band, list) or len(band) != 2:
-        return False
-    return all(isinstance(end, int | float) for end in band) and band[0] <= band[1]
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Power laws through the runs: slopes with intervals, held against the slopes expected.
+"""Power laws through the runs: slopes with intervals.
 
 A slope is fitted over single runs, not over means, so that its interval knows how much
 seeds differ. The range of x is set before looking: small x bends the law.
@@ -15,8 +15,6 @@ from experiments.tables import SLOPE_COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
-
-MET, NOT_MET, NO_BAND, NO_FIT = "met", "not met", "no band", "no fit"
 
 
 @dataclass(frozen=True)
@@ -112,26 +110,24 @@ def fit_power_law(x: "ArrayLike", y: "ArrayLike") -> PowerLaw:
 def scaling_table(
     summaries: "pd.DataFrame",
     x: str,
-    x_from: float = 0.0,
+    x_from: float | None = None,
     metrics: Iterable[str] = (),
-    bands: Mapping[str, Iterable[float]] | None = None,
 ) -> "pd.DataFrame":
     """The slope of each metric along x: over all x, and over x >= x_from.
 
     Args:
         summaries: one row per run.
         x: the numeric column along which to fit.
-        x_from: the verdict is on the slope from here up.
-        metrics: columns to fit; those with a band are fitted in any case.
-        bands: by column, the lowest and the highest slope expected.
+        x_from: where the law is expected to hold from; `None` for all x.
+        metrics: columns to fit.
 
     Returns:
         one row per metric, or per metric and combination of the other values swept:
         their columns, then `SLOPE_COLUMNS`. A metric that cannot be fitted has a row
-        that notes why. The verdict is `met` when the slope itself lies in its band.
+        that notes why.
 
     Raises:
-        InputError: if x is no column, or a band is not two numbers in order.
+        InputError: if x is no column.
     """
     import pandas as pd
 
@@ -140,12 +136,11 @@ def scaling_table(
             f"There is no column {x!r} to fit along. The columns are "
             f"{list(summaries.columns)}."
         )
-    bands = {name: _checked(name, band) for name, band in (bands or {}).items()}
     by = [column for column in key_columns(summaries, [x]) if column != x]
     rows = []
     for values, group in groups(summaries.dropna(subset=[x]), by):
-        for metric in dict.fromkeys([*bands, *metrics]):
-            row = _row(group, x, x_from, metric, bands.get(metric))
+        for metric in dict.fromkeys(metrics):
+            row = _row(group, x, x_from, metric)
             rows.append(dict(zip(by, values, strict=True)) | row)
     table = pd.DataFrame(rows, columns=[*by, *SLOPE_COLUMNS])
     types = {column: summaries[column].dtype for column in by}
@@ -165,44 +160,32 @@ def fittable_columns(summaries: "pd.DataFrame") -> list[str]:
     return [name for name in measured_columns(summaries) if name.startswith(starts)]
 
 
-def _checked(metric: str, band: Iterable[float]) -> tuple[float, float]:
-    ends = [float(end) for end in band]
-    if len(ends) != 2 or not ends[0] <= ends[1]:
-        raise InputError(
-            f"The band of {metric!r} is {ends}; it must be [lowest slope, highest "
-            "slope], e.g. `[-1.25, -0.65]`. Correct `analysis.bands`."
-        )
-    return ends[0], ends[1]
-
-
 def _row(
     group: "pd.DataFrame",
     x: str,
-    x_from: float,
+    x_from: float | None,
     metric: str,
-    band: tuple[float, float] | None,
 ) -> dict[str, Any]:
     nan = float("nan")
     row: dict[str, Any] = dict.fromkeys(SLOPE_COLUMNS, nan)
     row |= {"metric": metric, "x": x, "x_from": x_from, "note": ""}
     row |= {"n_points": 0, "n_excluded": 0, "n_points_all": 0}
-    row["band_low"], row["band_high"] = band or (nan, nan)
 
     whole, _ = _fit(group, x, metric)
     if whole is not None:
         row["slope_all"], row["n_points_all"] = whole.slope, whole.n_points
         row["low_all"], row["high_all"] = whole.low, whole.high
 
-    law, why = _fit(group.loc[group[x] >= x_from], x, metric)
+    upper = group if x_from is None else group.loc[group[x] >= x_from]
+    law, why = _fit(upper, x, metric)
     if law is None:
-        return row | {"verdict": NO_FIT, "note": f"from {x} = {x_from:g} up: {why}"}
+        start = "" if x_from is None else f"from {x} = {x_from:g} up: "
+        return row | {"note": start + why}
     row |= {name: value for name, value in vars(law).items() if name in SLOPE_COLUMNS}
     if law.n_excluded:
         n = law.n_excluded
         row["note"] = f"{n} run{'s' * (n > 1)} left out: the value is not positive"
-    if band is None:
-        return row | {"verdict": NO_BAND}
-    return row | {"verdict": MET if band[0] <= law.slope <= band[1] else NOT_MET}
+    return row
 
 
 def _fit(group: "pd.DataFrame", x: str, metric: str) -> tuple[PowerLaw | None, str]:

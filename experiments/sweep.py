@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import schema, store
+from experiments.question import AnalysisConfig
 from experiments.run import split_seeds
 from experiments.schema import Config, ConfigError
 
@@ -97,7 +98,8 @@ class Sweep(Callback):
         sys.stdout.flush()
         analyzed = True
         if done and self._runs[0].analysis.after_sweep:
-            analyzed = _analyze({place.parent for place in places})
+            declared = self._runs[0].analysis
+            analyzed = _analyze({place.parent for place in places}, declared)
         if len(done) < len(places) or not analyzed:
             sys.exit(1)
 
@@ -121,14 +123,14 @@ def job_overrides(config: DictConfig) -> list[Sequence[str]]:
     return list(itertools.product(*choices.values()))
 
 
-def _analyze(studies: set[Path]) -> bool:
+def _analyze(studies: set[Path], declared: AnalysisConfig) -> bool:
     """Print the tables of each study; whether that worked."""
     from experiments.analyze import analyze
 
     worked = True
     for study in sorted(studies):
         try:
-            print(analyze(study).text, flush=True)
+            print(analyze(study, declared=declared).text, flush=True)
         except Exception as error:  # Hydra would turn it into a warning
             print(
                 f"The runs are on disk, but their analysis failed: {error}\nTry again: "

@@ -174,12 +174,30 @@ SLOPE_COLUMNS = {
     "slope_all": Column("float64", "the same with no lower limit on x", "1"),
     "low_all": Column("float64", "the same with no lower limit on x", "1"),
     "high_all": Column("float64", "the same with no lower limit on x", "1"),
-    "band_low": Column("float64", "lowest slope expected", "1"),
-    "band_high": Column("float64", "highest slope expected", "1"),
-    "verdict": Column(
-        "str", "whether slope lies in the band: `met`, `not met`, `no band`, `no fit`"
-    ),
     "note": Column("str", "why there is no fit, or what was left out of it"),
+}
+# What the study expects, a row for each combination of values it is expected of.
+VERDICT_COLUMNS = {
+    "expectation": Column("str", "its name in the study's `analysis.expect`"),
+    "metric": Column("str", "the column of runs.csv, or column / column"),
+    "quantity": Column("str", "`slope`, `value`, `ratio` or `difference`"),
+    "x": Column("str", "for a slope: the column of runs.csv along which it was fitted"),
+    "where": Column("str", "the runs it is about, as `column=value`"),
+    "versus": Column("str", "what differs in the runs they are compared with"),
+    "n_runs": Column("int64", "runs it is about"),
+    "measured": Column("float64", "the quantity", "1 for slope and ratio"),
+    "low": Column("float64", "lower end of its 95 % interval", "as measured"),
+    "high": Column("float64", "upper end of its 95 % interval", "as measured"),
+    "interval": Column("str", "`t`, `bootstrap`, or `none` for a single value"),
+    "band_low": Column("float64", "lowest value expected", "as measured"),
+    "band_high": Column("float64", "highest value expected", "as measured"),
+    "published": Column("str", "what theory or a paper says"),
+    "verdict": Column(
+        "str",
+        "whether measured lies in the band: `met`, `not met`; "
+        "`no answer` when these runs do not say",
+    ),
+    "note": Column("str", "why there is no answer, or what was left out"),
 }
 
 _CONFIG_LABELS = {

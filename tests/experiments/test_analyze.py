@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,10 @@ ANALYSIS = {
     "question": "Does it converge?",
     "x": "model.width",
     "x_from": 64.0,
-    "bands": {"relative_divergence_test": [-1.2, -0.6], "kernel_drift": [0.1, 0.2]},
+    "expect": {
+        "divergence": {"metric": "relative_divergence_test", "slope": [-1.2, -0.6]},
+        "drift": {"metric": "kernel_drift", "slope": [0.1, 0.2]},
+    },
 }
 
 
@@ -47,15 +51,17 @@ def test_the_command_writes_its_files_and_reports_without_importing_jax(study):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     files = {
-        f"_tables/{name}.csv" for name in ("runs", "curves", "aggregate", "slopes")
+        f"_tables/{name}.csv"
+        for name in ("runs", "curves", "aggregate", "slopes", "verdicts")
     }
     files |= {"_figures/divergence.png", "_figures/scaling.png"}
     written = [path for path in study.glob("_*/*") if path.is_file()]
     assert {str(path.relative_to(study)) for path in written} == files
     assert all(f"Wrote {path}" in done.stdout for path in written)
     assert "Does it converge?" in done.stdout
-    assert "expected [-1.20, -0.60]: met" in done.stdout
-    assert "expected [0.10, 0.20]: NOT met" in done.stdout
+    assert re.search(r"^divergence .* -1.2 to -0.6 +met$", done.stdout, re.MULTILINE)
+    assert re.search(r"^drift .* 0.1 to 0.2 +NOT met$", done.stdout, re.MULTILINE)
+    assert "Verdict: of 2 expectations 1 met, 1 not met." in done.stdout
 
 
 def test_help_and_a_missing_argument_answer_without_pandas():
@@ -75,11 +81,11 @@ def test_help_and_a_missing_argument_answer_without_pandas():
 def test_the_files_hold_the_tables_returned(study):
     analysis = analyze(study)
     runs = pd.read_csv(study / "_tables" / "runs.csv")
-    assert list(runs["run"]) == list(analysis.runs.summaries["run"])
+    assert list(runs["run"]) == list(analysis.study.runs.summaries["run"])
     slopes = pd.read_csv(study / "_tables" / "slopes.csv")
-    assert list(slopes["slope"]) == list(analysis.slopes["slope"])
+    assert list(slopes["slope"]) == list(analysis.study.slopes["slope"])
     assert len(pd.read_csv(study / "_tables" / "aggregate.csv")) == len(
-        analysis.aggregate
+        analysis.study.aggregate
     )
 
 
@@ -89,26 +95,30 @@ def test_analysing_again_gives_the_same_and_reads_no_table_as_a_run(study):
 
 def test_x_and_from_given_by_hand_come_before_those_of_the_configs(study):
     analysis = analyze(study, x="n_params", x_from=5000)
-    assert (analysis.question.x, analysis.question.x_from) == ("n_params", 5000)
-    assert set(analysis.slopes["verdict"]) == {"no band"}
-    assert "No bands: those of the configs are for x = model.width." in analysis.text
+    asked = analysis.study.asked
+    assert (asked.x, asked.x_from) == ("n_params", 5000)
+    assert not len(analysis.study.verdicts)
+    assert "No verdicts: the study declares its expectations along model." in (
+        analysis.text
+    )
     analysis = analyze(study, x_from=32)
-    assert "set for slopes from 64 up, not from 32" in analysis.text
-    assert set(analysis.slopes["n_points"]) == {12}
+    assert "expectations were declared for 64 up, not from 32 up" in analysis.text
+    assert set(analysis.study.verdicts["n_runs"]) == {12}
 
 
 def test_the_only_number_swept_is_x_when_no_config_says(tmp_path):
     write_study(tmp_path, WIDTHS, seeds=1)
-    assert analyze(tmp_path).question.x == "model.width"
+    assert analyze(tmp_path).study.asked.x == "model.width"
 
 
 def test_two_numbers_swept_and_no_x_named_is_said_to_give_no_slopes(tmp_path):
     for depth in (1, 2, 3):
         write_study(tmp_path, WIDTHS[:3], 1, config={"model.depth": depth})
     analysis = analyze(tmp_path)
-    assert not len(analysis.slopes) and not (tmp_path / "_figures/scaling.png").exists()
+    assert not len(analysis.study.slopes)
+    assert not (tmp_path / "_figures/scaling.png").exists()
     assert "No slopes: name the x with --x, one of model.width, model." in analysis.text
-    slopes = analyze(tmp_path, x="model.width").slopes
+    slopes = analyze(tmp_path, x="model.width").study.slopes
     assert set(slopes["model.depth"]) == {1, 2, 3}
 
 
@@ -116,7 +126,8 @@ def test_one_run_has_tables_and_curves_but_no_slopes(tmp_path):
     write_study(tmp_path, [32], seeds=1)
     analysis = analyze(tmp_path)
     assert [path.name for path in analysis.paths] == [
-        "runs.csv", "curves.csv", "aggregate.csv", "slopes.csv", "divergence.png"
+        "runs.csv", "curves.csv", "aggregate.csv", "slopes.csv", "verdicts.csv",
+        "divergence.png",
     ]  # fmt: skip
     assert "1 run;" in analysis.text and "±" not in analysis.text.split("\n", 1)[1]
 
@@ -135,8 +146,8 @@ def test_studies_that_ask_different_things_are_told_so(tmp_path):
     write_study(tmp_path / "a", [32, 64], analysis=ANALYSIS)
     write_study(tmp_path / "b", [128], analysis=ANALYSIS | {"x_from": 1.0})
     text = analyze(tmp_path).text
-    assert "2 different `analysis` blocks" in text and "give --x and --from" in text
-    assert "expected" not in text
+    assert "2 studies that ask different things" in text
+    assert "give --x and --from" in text and "Verdict" not in text
 
 
 def test_skipped_runs_are_named_in_the_report(study):

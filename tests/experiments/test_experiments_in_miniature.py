@@ -58,10 +58,7 @@ def test_trained_networks_approach_their_kernel_at_the_rates_of_the_width_study(
         "n_train=16", "n_test=32", "steps=64", "time_grid.n_times=1",
         "analysis.x_from=48",
     ) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    bands = read(CONF / "experiment" / "width_scaling.yaml")["analysis"]["bands"]
-    verdicts = dict(re.findall(r"^(\S+) .* expected \[.*\]: (.*)$", said, re.MULTILINE))
-    assert verdicts == dict.fromkeys(bands, "met")
+    assert re.search("Verdict: all [0-9]+ expectations met.", capsys.readouterr().out)
 
     slopes = {
         row["metric"]: row

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from experiments.figures import MAX_COLORS, divergence_figure, scaling_figure
+from experiments.question import AnalysisConfig, ExpectationConfig
 from experiments.reading import load_runs
 from experiments.slopes import fittable_columns, scaling_table
 from tests.experiments.fake_runs import write_study
@@ -16,8 +17,13 @@ BANDS = {"relative_divergence_test": [-1.25, -0.65], "movement_absolute/all": [-
 
 def scaling(summaries, bands=None):
     names = fittable_columns(summaries)
-    table = scaling_table(summaries, "model.width", 64, names, bands)
-    return scaling_figure(summaries, table, "model.width")
+    table = scaling_table(summaries, "model.width", 64, names)
+    expect = {
+        name: ExpectationConfig(name, slope=band)
+        for name, band in (bands or {}).items()
+    }
+    asked = AnalysisConfig(x="model.width", x_from=64, expect=expect)
+    return scaling_figure(summaries, table, asked)
 
 
 def legend_of(axes):

@@ -101,15 +101,8 @@ def test_an_unknown_word_is_refused_with_the_words_there_are(group, option):
             "kernel=nngp .*Type parameterization=ntk",
         ),
         (
-            "+analysis.bands={rmse:[-1]}",
-            r"bands.rmse=\[-1\] must be the lowest and the",
-        ),
-        ("+analysis.bands={rmse:[1,-1]}", r"bands.rmse=\[1, -1\] must be the lowest"),
-        ("+analysis.bands={rmse:[nan,1]}", r"bands.rmse=\[nan, 1\] must be the lowest"),
-        ("+analysis.bands={rmse:[a,b]}", r"bands.rmse=\['a', 'b'\] must be the lowest"),
-        (
-            "+analysis.bands={rmse:-1}",
-            "bands.rmse=-1 must be the lowest and the highest",
+            "+analysis.expect={drift:{metric:kernel_drift,value:[1,-1]}}",
+            r"expect.drift.value=\[1.0, -1.0\] must be the lowest",
         ),
         ("study=''", "study is empty; give a name such as study=default"),
         ("output_dir=''", "output_dir is empty"),
@@ -200,8 +193,10 @@ def test_a_config_as_plain_values_has_neither_objects_nor_enums():
             return [leaf for item in value for leaf in leaves(item)]
         return [value]
 
-    plain = schema.plain(schema.typed(compose("+analysis.bands={rmse_test:[-1,0]}")))
+    plain = schema.plain(
+        schema.typed(compose("+analysis.expect={e:{metric:rmse_test,value:[-1,0]}}"))
+    )
     assert {type(leaf) for leaf in leaves(plain)} <= {int, float, str, bool, type(None)}
     assert list(plain) == [f.name for f in dataclasses.fields(Config)]
     assert plain["loss"] == "sum"
-    assert plain["analysis"]["bands"] == {"rmse_test": [-1, 0]}
+    assert plain["analysis"]["expect"]["e"]["value"] == [-1, 0]

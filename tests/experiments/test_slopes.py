@@ -89,18 +89,16 @@ def test_known_slopes_lie_within_the_intervals_of_a_study(tmp_path):
         assert row["x_min"] == 64 and row["x_max"] == 512
 
 
-def test_the_verdict_is_on_the_slope_from_x_from_up():
+def test_a_law_is_fitted_from_x_from_up_and_over_all():
     x = np.repeat([1, 2, 4, 8, 16], 2)
     y = np.where(x < 4, 1.0, 4.0 / x)  # flat, then -1
     runs = pd.DataFrame({"model.width": x, "up": y, "down": y})
-    bands = {"up": [-1.1, -0.9], "down": [0.0, 1.0], "gone": [0, 1]}
-    table = scaling_table(runs, "model.width", 4, ["up", "seed"], bands)
+    table = scaling_table(runs, "model.width", 4, ["up", "down", "gone"])
     assert list(table.columns) == list(SLOPE_COLUMNS)
-    assert list(table["metric"]) == ["up", "down", "gone", "seed"]
-    assert list(table["verdict"]) == ["met", "not met", "no fit", "no fit"]
+    assert list(table["metric"]) == ["up", "down", "gone"]
     assert table["slope"][0] == pytest.approx(-1) and table["slope_all"][0] > -0.9
+    assert np.isnan(table["slope"][2])
     assert "no numeric column 'gone'" in table["note"][2]
-    assert scaling_table(runs, "model.width", 0, ["up"])["verdict"][0] == "no band"
 
 
 def test_what_else_was_swept_is_fitted_apart():
@@ -121,9 +119,7 @@ def test_runs_left_out_of_a_fit_are_noted():
     assert power_law(row).n_excluded == 1
 
 
-def test_a_band_that_is_no_interval_and_an_unknown_x_are_refused():
+def test_an_unknown_x_is_refused_with_the_columns():
     runs = pd.DataFrame({"model.width": [1, 2, 3], "kernel_drift": [1, 2, 3]})
-    with pytest.raises(InputError, match=r"\[1.0, 0.0\].*lowest slope, highest"):
-        scaling_table(runs, "model.width", 0, [], {"kernel_drift": [1, 0]})
     with pytest.raises(InputError, match="no column 'depth'.*model.width"):
         scaling_table(runs, "depth")
