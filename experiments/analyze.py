@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import declaration, screen
 from experiments.files import replacing
+from experiments.grouping import groups, key_columns
 from experiments.question import AnalysisConfig
-from experiments.reading import InputError, groups, key_columns
+from experiments.reading import InputError
 from experiments.screen import Table, number
 from experiments.study import Study, read_study
 from experiments.tables import is_config_column

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.grouping import groups, key_columns
 from experiments.question import AnalysisConfig
-from experiments.reading import groups, key_columns
 from experiments.slopes import PowerLaw, fittable_columns, power_law
 from experiments.tables import (
     ALL_LAYERS,

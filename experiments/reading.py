@@ -9,17 +9,11 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.tables import (
-    AGGREGATE_COLUMNS,
-    CURVE_COLUMNS,
-    SUMMARY_COLUMNS,
-    describe,
-    is_config_column,
-)
+from experiments import parsing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,31 +63,30 @@ def load_runs(*paths: str | os.PathLike) -> tuple["pd.DataFrame", "pd.DataFrame"
 
 def read_runs(*paths: str | os.PathLike) -> Runs:
     """As `load_runs`, but with the directories read and those skipped, silently."""
-    rows, curves, directories, skipped = [], [], [], []
-    read: dict[str, Path] = {}
+    found: dict[str, _Finished] = {}
+    skipped = []
     for directory in _run_directories([Path(path) for path in paths]):
         try:
-            row, curve = _read_run(directory)
+            run = _read_run(directory)
         except _Unfinished as why:
             skipped.append(Skipped(directory, why.state, why.reason))
             continue
-        if row["run"] in read:
+        name = run.summary["run"]
+        if name in found:
             # the same config, swept in two studies: counting it twice would
             # shrink every interval
-            reason = f"the same run as {read[row['run']]}"
+            reason = f"the same run as {found[name].directory}"
             skipped.append(Skipped(directory, "repeated", reason))
-            continue
-        read[row["run"]] = directory
-        rows.append(row)
-        curves.append(curve)
-        directories.append(directory)
-    if not rows:
+        else:
+            found[name] = run
+    runs, curves = _with_curves(list(found.values()), skipped)
+    if not runs:
         raise InputError(_nothing_finished(paths, skipped))
-
-    import pandas as pd
-
     return Runs(
-        _typed(rows), pd.concat(curves, ignore_index=True), directories, skipped
+        parsing.summaries([run.summary for run in runs]),
+        curves,
+        [run.directory for run in runs],
+        skipped,
     )
 
 
@@ -108,96 +101,17 @@ def skipped_lines(skipped: list[Skipped], at_most: int = 5) -> list[str]:
     return lines
 
 
-def varying_columns(summaries: "pd.DataFrame") -> list[str]:
-    """The config columns in which runs differ; having no value is a value."""
-    return [
-        column
-        for column in summaries.columns
-        if is_config_column(column) and len(summaries[[column]].drop_duplicates()) > 1
-    ]
-
-
-def key_columns(summaries: "pd.DataFrame", first: Iterable[str] = ()) -> list[str]:
-    """As few of the varying columns as tell apart what all of them tell apart.
-
-    Args:
-        summaries: one row per run.
-        first: columns to take before any other, such as the x of a figure.
-    """
-    first = list(first)
-    varying = [column for column in varying_columns(summaries) if column not in first]
-    varying.sort(key=lambda column: not column.endswith(".name"))  # stable
-    keys, n_groups = [], 1
-    for column in first + varying:
-        n = len(summaries[[*keys, column]].drop_duplicates())
-        if n > n_groups or column in first:
-            keys, n_groups = [*keys, column], n
-    return keys
-
-
-def groups(
-    frame: "pd.DataFrame", by: list[str]
-) -> Iterator[tuple[tuple[Any, ...], "pd.DataFrame"]]:
-    """The rows that agree in the columns `by`, in their order; `None` is no value."""
-    import pandas as pd
-
-    if not by:
-        yield (), frame
-        return
-    values: Any
-    for values, group in frame.groupby(by, dropna=False, sort=True):
-        yield tuple(None if bool(pd.isna(v)) else v for v in values), group
-
-
-def aggregate(summaries: "pd.DataFrame") -> "pd.DataFrame":
-    """Mean and 95 % t-interval over seeds of everything measured, one row per metric.
-
-    Args:
-        summaries: one row per run.
-
-    Returns:
-        the config columns that vary between runs, then `AGGREGATE_COLUMNS`. A metric
-        that a group of runs lacks has no row; one seed has no std and no interval.
-    """
-    import numpy as np
-    import pandas as pd
-    from scipy import stats
-
-    by = varying_columns(summaries)
-    rows = []
-    for values, group in groups(summaries, by):
-        for metric in measured_columns(summaries):
-            sample = group[metric].dropna().to_numpy(float)
-            n = len(sample)
-            if n == 0:
-                continue
-            with np.errstate(invalid="ignore"):  # a diverged run is infinite
-                mean = sample.mean()
-                std = sample.std(ddof=1) if n > 1 else np.nan
-                half = stats.t.ppf(0.975, n - 1) * std / np.sqrt(n) if n > 1 else np.nan
-                rows.append((*values, metric, n, mean, std, mean - half, mean + half))
-    table = pd.DataFrame(rows, columns=[*by, *AGGREGATE_COLUMNS])
-    return table.astype({column: summaries[column].dtype for column in by})
-
-
-def measured_columns(summaries: "pd.DataFrame") -> list[str]:
-    """The numeric columns that a run measured: no ids and no config values."""
-    from pandas.api.types import is_numeric_dtype
-
-    return [
-        column
-        for column in summaries.columns
-        if column not in ("run", "seed")
-        and not is_config_column(column)
-        and is_numeric_dtype(summaries[column])
-    ]
-
-
 class _Unfinished(Exception):
     """A run directory without finished tables."""
 
     def __init__(self, state: str, reason: str):
         self.state, self.reason = state, reason
+
+
+class _Finished(NamedTuple):
+    directory: Path
+    summary: dict[str, str]  # text by column
+    curves: str  # the text of `curves.csv`
 
 
 def _run_directories(roots: list[Path]) -> Iterator[Path]:
@@ -211,13 +125,14 @@ def _run_directories(roots: list[Path]) -> Iterator[Path]:
                 "`outputs/default`, or `outputs` for all of them; "
                 "`python -m experiments.run` makes a run."
             )
+        absolute = str(root.resolve())
         for path, names, files in os.walk(root):
-            directory = Path(path)
-            if _is_run(directory.resolve().name) or "status.json" in files:
+            real = os.path.normpath(absolute + path.removeprefix(str(root)))
+            if _is_run(os.path.basename(real)) or "status.json" in files:
                 names.clear()
-                if directory.resolve() not in seen:
-                    seen.add(directory.resolve())
-                    yield directory
+                if real not in seen:
+                    seen.add(real)
+                    yield Path(path)
             # half-written runs, tables and figures
             names[:] = sorted(name for name in names if name[0] not in "_.")
 
@@ -226,8 +141,7 @@ def _is_run(name: str) -> bool:
     return re.fullmatch(r"r[0-9a-f]{12}", name) is not None
 
 
-def _read_run(directory: Path) -> tuple[dict[str, str], "pd.DataFrame"]:
-    """One finished run: its summary as text by column, its curves."""
+def _read_run(directory: Path) -> _Finished:
     status = _status(directory)
     if status != "DONE":
         state = "failed" if status == "FAILED" else "incomplete"
@@ -244,7 +158,30 @@ def _read_run(directory: Path) -> tuple[dict[str, str], "pd.DataFrame"]:
     # csv fills a cut row with None and collects surplus cells under the key None
     if None in row or None in row.values() or not {"run", "seed"} <= row.keys():
         raise _Unfinished("incomplete", "summary.csv is cut short or lacks run, seed")
-    return row, _read_curves(directory)
+    try:
+        # newlines as they are: one that is missing tells of a file cut short
+        with open(directory / "curves.csv", newline="", encoding="utf-8") as file:
+            return _Finished(directory, row, file.read())
+    except (OSError, ValueError) as error:
+        raise _Unfinished("incomplete", _cannot_read("curves.csv", error)) from error
+
+
+def _with_curves(
+    runs: list[_Finished], skipped: list[Skipped]
+) -> tuple[list[_Finished], "pd.DataFrame"]:
+    """The runs whose curves can be read, and those curves in one table."""
+    try:
+        return runs, parsing.curves([run.curves for run in runs])
+    except ValueError:  # somewhere: find out where
+        readable = []
+        for run in runs:
+            try:
+                parsing.curves([run.curves])
+                readable.append(run)
+            except ValueError as error:
+                reason = _cannot_read("curves.csv", error)
+                skipped.append(Skipped(run.directory, "incomplete", reason))
+    return readable, parsing.curves([run.curves for run in readable])
 
 
 def _status(directory: Path) -> str:
@@ -266,85 +203,10 @@ def _last_error(directory: Path) -> str:
     return f"failed, see {path.name}: {last[:120]}"
 
 
-def _read_curves(directory: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    numbers = [n for n, column in CURVE_COLUMNS.items() if column.dtype == "float64"]
-    try:
-        table = pd.read_csv(
-            directory / "curves.csv",
-            usecols=list(CURVE_COLUMNS),
-            dtype={name: column.dtype for name, column in CURVE_COLUMNS.items()},
-            # a kernel named "NA" is text
-            keep_default_na=False,
-            na_values={name: ["", "nan", "NaN"] for name in numbers},
-        )
-    except (OSError, ValueError) as error:
-        raise _Unfinished("incomplete", _cannot_read("curves.csv", error)) from error
-    return table.reindex(columns=list(CURVE_COLUMNS))
-
-
 def _cannot_read(name: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{name} is missing"
     return f"{name} cannot be read: {type(error).__name__}: {error}"
-
-
-def _typed(rows: list[dict[str, str]]) -> "pd.DataFrame":
-    """Summaries as text, with a type for each column; an empty cell is no value."""
-    import pandas as pd
-
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns.sort(key=_place)
-    table = {}
-    for name in columns:
-        cells = [row.get(name) or None for row in rows]
-        table[name] = pd.Series(_parsed(cells, _dtype(name)))
-    return pd.DataFrame(table)
-
-
-def _place(column: str) -> int:
-    """Ids, config values, scalars, metrics: the runs differ in which they have."""
-    if column in ("run", "seed"):
-        return 0
-    return 1 if is_config_column(column) else 2 if column in SUMMARY_COLUMNS else 3
-
-
-def _dtype(column: str) -> str:
-    try:
-        return describe(column).dtype
-    except ValueError:  # of a newer version
-        return "infer"
-
-
-def _parsed(cells: list[str | None], dtype: str) -> Any:
-    """The cells as an array of this dtype, or of the narrowest that holds them all."""
-    import pandas as pd
-
-    present = [cell for cell in cells if cell is not None]
-    gaps = len(present) < len(cells)
-
-    def array(parse, plain: str, nullable: str) -> Any:
-        values = [None if cell is None else parse(cell) for cell in cells]
-        return pd.array(values, dtype=nullable if gaps else plain)  # type: ignore
-
-    if dtype == "infer" and present and {*present} <= _BOOLEANS.keys():
-        return array(_BOOLEANS.__getitem__, "bool", "boolean")
-    if dtype in ("infer", "int64") and all(map(_INTEGER.fullmatch, present)):
-        return array(int, "int64", "Int64")
-    if dtype in ("infer", "int64", "float64") and all(map(_NUMBER.fullmatch, present)):
-        numbers = [float("nan") if cell is None else float(cell) for cell in cells]
-        return pd.Series(numbers, dtype="float64")
-    return pd.array(cells, dtype="str")  # type: ignore
-
-
-_BOOLEANS: Mapping[str, bool] = {
-    "True": True, "False": False, "true": True, "false": False,
-}  # fmt: skip
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
-_NUMBER = re.compile(
-    r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|nan)", re.IGNORECASE
-)
 
 
 def _nothing_finished(paths: Iterable, skipped: list[Skipped]) -> str:

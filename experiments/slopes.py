@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.reading import InputError, groups, key_columns, measured_columns
+from experiments.grouping import groups, key_columns, measured_columns
+from experiments.reading import InputError
 from experiments.tables import SLOPE_COLUMNS
 
 if TYPE_CHECKING:

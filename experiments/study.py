@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import declaration
+from experiments.grouping import aggregate, varying_columns
 from experiments.question import AnalysisConfig
-from experiments.reading import (
-    InputError,
-    Runs,
-    aggregate,
-    read_runs,
-    skipped_lines,
-    varying_columns,
-)
+from experiments.reading import InputError, Runs, read_runs, skipped_lines
 from experiments.slopes import fittable_columns, scaling_table
 from experiments.tables import SLOPE_COLUMNS, is_config_column
 from experiments.verdicts import verdict_table

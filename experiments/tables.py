@@ -157,6 +157,7 @@ AGGREGATE_COLUMNS = {
     "std": Column("float64", "over seeds, with n_seeds - 1", "the metric's"),
     "low": Column("float64", "lower end of the mean's 95 % interval", "the metric's"),
     "high": Column("float64", "upper end of the mean's 95 % interval", "the metric's"),
+    "interval": Column("str", "`t`, `bootstrap`, or `none` for a single value"),
 }
 SLOPE_COLUMNS = {
     "metric": Column("str", "the column of runs.csv fitted as intercept * x^slope"),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from experiments.grouping import groups, key_columns, varying_columns
 from experiments.intervals import (
     STUDENT,
     Interval,
@@ -17,7 +18,6 @@ from experiments.intervals import (
     ratio_interval,
 )
 from experiments.question import AnalysisConfig, ExpectationConfig, expected
-from experiments.reading import groups, key_columns, varying_columns
 from experiments.slopes import fit_power_law
 from experiments.tables import VERDICT_COLUMNS
 
