@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.datasets import Dataset
+from experiments.losses import Objective
 from experiments.tables import ALL_LAYERS, PARAMETERS, TEST, TRAIN
 from experiments.trajectory import Trajectory
 
@@ -20,7 +21,10 @@ class Measurement(NamedTuple):
 
 
 def trajectories(
-    network: Trajectory, prediction: Trajectory, dataset: Dataset, c: float
+    network: Trajectory,
+    prediction: Trajectory,
+    dataset: Dataset,
+    objective: Objective,
 ) -> Iterator[Measurement]:
     """Network against prediction at every step, on both splits.
 
@@ -28,19 +32,23 @@ def trajectories(
         network: outputs of the trained network.
         prediction: outputs that the kernel predicts, at the same steps.
         dataset: the targets of both splits, in the same order.
-        c: scale of the loss `c/2 * sum (f - y)^2`.
+        objective: the loss.
     """
     for split in (TRAIN, TEST):
         f, p = getattr(network, split), getattr(prediction, split)
+        y = objective.y_train if split == TRAIN else objective.y_test
+        losses = [objective.over_time(outputs, y) for outputs in (f, p)]
         # in float64: float32 cannot square a difference near its rounding
         f, p = f.astype(np.float64), p.astype(np.float64)
-        y = dataset.y_train if split == TRAIN else dataset.y_test
+        targets = dataset.y_train if split == TRAIN else dataset.y_test
         apart = _norms(f - p)
         values = {
-            "rmse": apart / np.sqrt(f[0].size),
+            "rmse": _rms(f - p),
             "relative_divergence": apart / _moved(f),
-            "loss_network": c / 2 * _norms(f - y) ** 2,
-            "loss_prediction": c / 2 * _norms(p - y) ** 2,
+            "loss_network": losses[0],
+            "loss_prediction": losses[1],
+            "error_network": _rms(f - targets) if objective.is_squared else None,
+            "error_prediction": _rms(p - targets) if objective.is_squared else None,
             "accuracy_network": dataset.accuracy(f, split),
             "accuracy_prediction": dataset.accuracy(p, split),
         }
@@ -48,11 +56,6 @@ def trajectories(
             if over_time is not None:
                 for step, value in zip(network.steps, over_time, strict=True):
                     yield Measurement(metric, split, int(step), float(value))
-
-
-def kernel_drift(step: int, drift: float) -> Measurement:
-    """The relative change of the tangent kernel, as a row."""
-    return Measurement("kernel_drift", TRAIN, step, drift)
 
 
 def movement(
@@ -83,6 +86,11 @@ def _square(arrays: Iterable[np.ndarray]) -> float:
 def _norms(outputs: np.ndarray) -> np.ndarray:
     """Norm over examples and outputs, at each time."""
     return np.sqrt(np.sum(outputs.reshape(len(outputs), -1) ** 2, axis=1))
+
+
+def _rms(outputs: np.ndarray) -> np.ndarray:
+    """Root mean square over examples and outputs, at each time."""
+    return _norms(outputs) / np.sqrt(outputs[0].size)
 
 
 def _moved(f: np.ndarray) -> float:

@@ -77,7 +77,7 @@ def _monte_carlo(
     # One draw for both: the test-train kernel must lie in the train-train one's span.
     both = nt.ntk_features(
         model, key, jnp.concatenate([x_train, x_test]), config.proj_dim,
-        batch_size=config.batch_size, progress=progress,
+        config.method.name, batch_size=config.batch_size, progress=progress,
     )  # fmt: skip
     n, out = len(x_train), both.shape[1:-1]
     z = both.reshape(len(both), -1, config.proj_dim)

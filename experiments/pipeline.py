@@ -14,24 +14,33 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array
 
 import equintk as nt
-from experiments import compare, console, datasets, kernels, models, times, training
-from experiments.compare import Measurement
+from experiments import (
+    compare,
+    console,
+    datasets,
+    kernel_errors,
+    kernels,
+    landmarks,
+    losses,
+    models,
+    regimes,
+    times,
+    training,
+)
 from experiments.datasets import Dataset
 from experiments.kernels import Kernels
 from experiments.schema import (
     Config,
     ConfigError,
-    Dynamics,
     ModelConfig,
     NNGPConfig,
     ParameterizationConfig,
     ScaledConfig,
 )
 from experiments.tables import ALL_LAYERS, TEST, summary_column
-from experiments.trajectory import Trajectory
+from experiments.watch import Watch
 
 
 class Results(NamedTuple):
@@ -54,9 +63,10 @@ def run(config: Config, run_id: str) -> Results:
     jax.config.update("jax_default_matmul_precision", "highest")
     dataset = datasets.build(config.dataset)
     _refuse_rank(config, dataset)
-    x_train, y_train, x_test = (
+    objective = losses.build(config.loss, dataset)
+    x_train, x_test = (
         jnp.asarray(a, jnp.result_type(float))
-        for a in (dataset.x_train, dataset.y_train, dataset.x_test)
+        for a in (dataset.x_train, dataset.x_test)
     )
     draw = _network(config, dataset)
     model_key, kernel_key = jr.split(jr.key(config.seed))
@@ -66,35 +76,38 @@ def run(config: Config, run_id: str) -> Results:
         kernel = kernels.build(
             config.kernel, model, draw, kernel_key, x_train, x_test, progress
         )
-    c = nt.loss_scale(config.loss.name, y_train)
-    largest = 2 / nt.metrics.max_learning_rate(kernel.tangent)
-    bound = 2 / (c * float(largest) + config.ridge)
-    learning_rate = times.learning_rate(config.optimizer, bound)
+    largest = 2 / float(nt.metrics.max_learning_rate(kernel.tangent))
+    regime = regimes.build(config, objective, largest)
     steps = times.build(config.time_grid)
 
     curves: list[tuple[Any, ...]] = []
     summary: dict[str, Any] = {
         "n_params": sum(a.size for a in jtu.tree_leaves(models.layers(model))),
-        "learning_rate": learning_rate,
-        "largest_eigenvalue": float(largest),
-        "stability_bound": bound,
+        "learning_rate": regime.learning_rate,
+        "largest_eigenvalue": largest,
+        "stability_bound": regime.stability_bound,
+        **kernel_errors.measure(config.kernel, kernel, model, x_train),
     }
-    if isinstance(config.kernel, NNGPConfig):
-        summary |= _posterior(config, kernel, dataset, y_train, c)
+    if isinstance(config.kernel, NNGPConfig) and objective.is_squared:
+        summary |= _posterior(config, kernel, dataset, objective.c)
     for network in kernel.networks:
         trainable = eqx.is_inexact_array
         if network != ALL_LAYERS:
             trainable = models.readout_only(model)
-        watch = _Watch(model, x_train, trainable, config.kernel.batch_size)
+        watch = Watch(
+            model, x_train, dataset.y_train, regime, trainable, config.kernel.batch_size
+        )
         with console.progress("training") as progress:
             trained = training.train(
-                model, x_train, y_train, x_test, steps,
-                learning_rate=learning_rate, c=c, ridge=config.ridge,
+                model, regime, x_train, x_test, steps,
                 trainable=trainable, on_time=watch, progress=progress,
             )  # fmt: skip
-        predicted = _predict(config, kernel, y_train, trained, c, learning_rate)
-        measured = [*compare.trajectories(trained, predicted, dataset, c), *watch.seen]
-        flow_times = times.flow_time(steps, learning_rate)
+        predicted = regime.predict(kernel.train_train, kernel.test_train, trained)
+        measured = [
+            *compare.trajectories(trained, predicted, dataset, objective),
+            *watch.seen,
+        ]
+        flow_times = times.flow_time(steps, regime.learning_rate)
         when = dict(zip(steps.tolist(), flow_times, strict=True))
         curves += [
             (run_id, config.seed, config.kernel.name, network,
@@ -102,6 +115,8 @@ def run(config: Config, run_id: str) -> Results:
             for m in measured
         ]  # fmt: skip
         secondary = None if network == kernel.networks[0] else network
+        if secondary is None:
+            summary |= landmarks.of(measured)
         summary |= {
             summary_column(m.metric, m.split, secondary): m.value
             for m in measured
@@ -141,38 +156,13 @@ def _draw(
     )
 
 
-def _predict(
-    config: Config,
-    kernel: Kernels,
-    y_train: Array,
-    trained: Trajectory,
-    c: float,
-    learning_rate: float,
-) -> Trajectory:
-    """Outputs that the kernel predicts, from the network's own at the start."""
-    given = {"c": c, "ridge": config.ridge}
-    if config.dynamics is Dynamics.flow:
-        dynamics = nt.predict.GradientFlow(kernel.train_train, y_train, **given)
-        when = times.flow_time(trained.steps, learning_rate)
-    else:
-        dynamics = nt.predict.GradientDescent(
-            kernel.train_train, y_train, learning_rate=learning_rate, **given
-        )
-        when = trained.steps
-    f0_train, f0_test = trained.train[0], trained.test[0]
-    return Trajectory(
-        trained.steps,
-        np.asarray(dynamics.train(when, f0_train)),
-        np.asarray(dynamics.test(when, kernel.test_train, f0_train, f0_test)),
-    )
-
-
 def _posterior(
-    config: Config, kernel: Kernels, dataset: Dataset, y_train: Array, c: float
+    config: Config, kernel: Kernels, dataset: Dataset, c: float
 ) -> dict[str, float]:
     """The Gaussian process posterior mean on the test inputs, against their targets."""
-    flow = nt.predict.GradientFlow(kernel.train_train, y_train, c=c, ridge=config.ridge)
-    zeros = (jnp.zeros_like(y_train), jnp.zeros_like(dataset.y_test, y_train.dtype))
+    y = dataset.y_train
+    flow = nt.predict.GradientFlow(kernel.train_train, y, c=c, ridge=config.ridge)
+    zeros = (np.zeros_like(a, kernel.train_train.dtype) for a in (y, dataset.y_test))
     mean = np.asarray(flow.test(jnp.inf, kernel.test_train, *zeros))
     rmse = np.sqrt(np.mean((mean - dataset.y_test) ** 2))
     found = {"posterior_rmse_test": float(rmse)}
@@ -180,29 +170,6 @@ def _posterior(
     if accuracy is not None:
         found["posterior_accuracy_test"] = float(accuracy)
     return found
-
-
-class _Watch:
-    """Measures a network at each recorded step: kernel drift and parameter movement."""
-
-    def __init__(self, model: eqx.Module, x: Array, trainable: Any, batch_size: int):
-        self.seen: list[Measurement] = []
-        self._kernel = lambda model: nt.ntk(
-            model, x, batch_size=batch_size, trainable=trainable
-        )
-        self._k0: Array | None = None
-        self._start = _host(models.layers(model))
-
-    def __call__(self, step: int, model: eqx.Module) -> None:
-        kernel = self._kernel(model)
-        self._k0 = kernel if self._k0 is None else self._k0
-        drift = float(nt.metrics.kernel_drift(kernel, self._k0))
-        self.seen.append(compare.kernel_drift(step, drift))
-        self.seen += compare.movement(step, self._start, _host(models.layers(model)))
-
-
-def _host(layers: dict[str, list[Array]]) -> dict[str, list[np.ndarray]]:
-    return {name: [np.asarray(a) for a in arrays] for name, arrays in layers.items()}
 
 
 def _refuse_rank(config: Config, dataset: Dataset) -> None:

@@ -28,8 +28,10 @@ def between(low: float, high: float = math.inf, *, open_low: bool = False) -> An
 Activation = enum.Enum("Activation", ["erf", "relu", "tanh", "gelu"])
 Pooling = enum.Enum("Pooling", ["mean", "flatten"])
 Picture = enum.Enum("Picture", ["china", "flower"])
-Scheme = enum.Enum("Scheme", ["equinox", "ntk", "standard"])
-Loss = enum.Enum("Loss", ["sum", "mean_over_examples", "mean"])
+Scheme = enum.Enum("Scheme", ["equinox", "ntk", "standard", "mup", "mean_field"])
+# Squared losses by their scale; cross-entropies, means over examples.
+Loss = enum.Enum("Loss", ["sum", "mean_over_examples", "mean", "softmax", "logistic"])
+Projection = enum.Enum("Projection", ["gaussian", "rademacher", "sketch"])
 Dynamics = enum.Enum("Dynamics", ["descent", "flow"])
 LearningRateUnit = enum.Enum("LearningRateUnit", ["absolute", "stability_bound"])
 
@@ -134,6 +136,8 @@ class MonteCarloConfig(ExactConfig):
     """The tangent kernel estimated from random projections of the gradients."""
 
     proj_dim: int = between(1)  # error falls as 1/sqrt(proj_dim)
+    method: Projection = MISSING  # how gradients are projected
+    measure_error: bool = MISSING  # compute the exact kernel too
 
 
 @dataclass
@@ -141,6 +145,7 @@ class NNGPConfig(KernelConfig):
     """The covariance of the outputs over initialisations: the readout trains alone."""
 
     n_samples: int = between(1)  # error falls as 1/sqrt(n_samples)
+    measure_error: bool = MISSING  # compute the infinite width's NNGP too
 
 
 @dataclass(unsafe_hash=True)
@@ -177,6 +182,20 @@ class OptimizerConfig:
 
 
 @dataclass
+class MomentumConfig(OptimizerConfig):
+    """Full-batch gradient descent with heavy-ball momentum."""
+
+    momentum: float = between(0, 0.999)  # velocity = momentum * velocity + gradient
+
+
+@dataclass
+class MinibatchConfig(MomentumConfig):
+    """Steps on a part of the examples each, in an order drawn by the run's seed."""
+
+    batch_size: int = between(1)  # examples of a step
+
+
+@dataclass
 class PrecisionConfig:
     """The precision of network and kernel; eigenproblems are solved in float64."""
 
@@ -198,7 +217,8 @@ class Config:
     time_grid: TimeGridConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     precision: PrecisionConfig = MISSING
-    loss: Loss = MISSING  # c/2 * sum (f - y)^2, with c = 1, 1/n_train, 1/(n_train*out)
+    # c/2 * sum (f - y)^2 with c = 1, 1/n_train, 1/(n_train*out), or a cross-entropy
+    loss: Loss = MISSING
     dynamics: Dynamics = (
         MISSING  # of the prediction: steps of gradient descent, or flow
     )
@@ -242,7 +262,11 @@ CHOICES: dict[str, dict[str, type]] = {
     "kernel": {"exact": ExactConfig, "mc": MonteCarloConfig, "nngp": NNGPConfig},
     "parameterization": {"equinox": ParameterizationConfig, "scaled": ScaledConfig},
     "time_grid": {"log": TimeGridConfig, "linear": TimeGridConfig},
-    "optimizer": {"sgd": OptimizerConfig},
+    "optimizer": {
+        "sgd": OptimizerConfig,
+        "momentum": MomentumConfig,
+        "minibatch": MinibatchConfig,
+    },
     "precision": {"any": PrecisionConfig},
 }
 
@@ -332,6 +356,12 @@ def _contradictions(config: Config) -> Iterator[str]:
             "parameterization=ntk, or kernel=exact."
         )
     yield from question.problems(config.analysis)
+    if scheme is Scheme.mean_field and config.model.depth != 1:
+        yield (
+            f"parameterization=mean_field is that of one hidden layer, but the model "
+            f"has depth={config.model.depth}. Type depth=1, or parameterization=mup."
+        )
+    yield from _no_regime(config)
     last = config.seed + config.seeds - 1
     if config.seed <= _LARGEST_SEED < last:
         yield (
@@ -345,6 +375,31 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"study={config.study} would not be found again: names that start with `_` "
             "or `.` are not runs. Type another name, or output_dir= for another place."
+        )
+
+
+def _no_regime(config: Config) -> Iterator[str]:
+    """One line for each reason why nothing predicts what is asked for."""
+    if config.dynamics is Dynamics.flow and config.optimizer.name != "sgd":
+        yield (
+            f"optimizer={config.optimizer.name} takes steps that no gradient flow "
+            "follows. Type dynamics=descent, or optimizer=sgd."
+        )
+    if config.loss not in (Loss.softmax, Loss.logistic):
+        return
+    dataset = config.dataset
+    if isinstance(dataset, DigitsConfig):
+        wanted = Loss.logistic if len(dataset.classes) == 2 else Loss.softmax
+        if config.loss is not wanted:
+            yield (
+                f"loss={config.loss.name} does not fit the {len(dataset.classes)} "
+                f"classes of dataset.classes={list(dataset.classes)}. Type loss="
+                f"{wanted.name}."
+            )
+    elif isinstance(dataset, SplitConfig | ImageConfig):
+        yield (
+            f"loss={config.loss.name} needs classes, but dataset={dataset.name} is a "
+            "regression. Type loss=mean, or dataset=digits_3v8 or dataset=digits10."
         )
 
 

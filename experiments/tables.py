@@ -27,11 +27,12 @@ class Metric:
     unit: str
     label: str
     formula: str = ""  # for matplotlib
-    per_layer: bool = False  # named "<metric>/<layer>"
+    per_layer: bool = False  # named "<metric>/<layer>", or by a number
 
 
 TRAIN, TEST, PARAMETERS = SPLITS = ("train", "test", "parameters")
 # Which parameters were trained; as a layer's name, all parameters taken together.
+N_EIGENVALUES = 8  # of the kernel, followed through training
 ALL_LAYERS, READOUT = NETWORKS = ("all", "readout")
 
 CURVE_COLUMNS = {
@@ -68,10 +69,25 @@ METRICS = {
         "RMSE",
     ),
     "loss_network": Metric(
-        _BOTH, "the network's loss, c/2 * sum (f - y)^2", "outputs^2 x c", "loss"
+        _BOTH,
+        "the network's loss: c/2 * sum (f - y)^2, or c * the sum of cross-entropies",
+        "outputs^2 x c, or nats x c",
+        "loss",
     ),
     "loss_prediction": Metric(
-        _BOTH, "the prediction's loss", "outputs^2 x c", "predicted loss"
+        _BOTH, "the prediction's loss", "outputs^2 x c, or nats x c", "predicted loss"
+    ),
+    "error_network": Metric(
+        _BOTH,
+        "root mean square of the network minus the targets; squared losses only",
+        "outputs",
+        "RMSE against the targets",
+    ),
+    "error_prediction": Metric(
+        _BOTH,
+        "root mean square of the prediction minus the targets; squared losses only",
+        "outputs",
+        "predicted RMSE against the targets",
     ),
     "accuracy_network": Metric(
         _BOTH, "fraction of examples that the network classifies right", "1", "accuracy"
@@ -89,6 +105,35 @@ METRICS = {
         "1",
         "kernel drift",
         r"$\|K_T-K_0\|\;/\;\|K_0\|$",
+    ),
+    "target_alignment": Metric(
+        (TRAIN,),
+        "cosine between the train-train kernel averaged over outputs and y y^T",
+        "1",
+        "alignment with the targets",
+        r"$\langle K_s, yy^T\rangle\;/\;\|K_s\|\|yy^T\|$",
+    ),
+    "effective_rank": Metric(
+        (TRAIN,),
+        "trace^2 / Frobenius norm^2 of the train-train kernel averaged over outputs",
+        "1",
+        "effective rank",
+        r"$(\mathrm{tr}\,K_s)^2\;/\;\|K_s\|^2$",
+    ),
+    "edge_of_stability": Metric(
+        (TRAIN,),
+        "learning rate over stability bound, times the kernel's largest eigenvalue "
+        "over its start: above 1, descent on the present kernel diverges",
+        "1",
+        "learning rate / largest stable one",
+    ),
+    "eigenvalue": Metric(
+        (TRAIN,),
+        "the k-th largest of the train-train kernel averaged over outputs, k from 1 to "
+        f"{N_EIGENVALUES}",
+        "outputs^2 / parameters^2",
+        "eigenvalue",
+        per_layer=True,
     ),
     "movement_relative": Metric(
         (PARAMETERS,),
@@ -127,9 +172,37 @@ SUMMARY_COLUMNS = {
     ),
     "stability_bound": Column(
         "float64",
-        "2 / (c * largest_eigenvalue + ridge): descent on the kernel diverges above it",
+        "2 (1 + momentum) / (c * curvature * largest_eigenvalue + ridge), with the "
+        "largest curvature of the loss by an output (squared 1, softmax 1/2, logistic "
+        "1/4): full-batch descent on the kernel is stable below it",
         "parameters^2 / loss",
         "largest stable learning rate",
+    ),
+    "kernel_error": Column(
+        "float64",
+        "||K - exact|| / ||exact||, Frobenius, of the estimated train-train kernel "
+        "averaged over outputs; kernel.measure_error=true only",
+        "1",
+        "error of the kernel",
+    ),
+    "kernel_error_law": Column(
+        "float64",
+        "the root mean square of kernel_error over draws, by the exact kernel",
+        "1",
+        "expected error of the kernel",
+    ),
+    "loss_peak": Column(
+        "float64",
+        "largest training loss at a recorded step over that at the start",
+        "1",
+        "peak of the training loss / its start",
+    ),
+    "drift_halfway": Column(
+        "float64",
+        "first recorded step by which kernel_drift is half of its last value, over "
+        "all steps",
+        "1",
+        "fraction of training until half of the kernel's drift",
     ),
     "posterior_rmse_test": Column(
         "float64",

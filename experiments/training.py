@@ -1,4 +1,4 @@
-"""Full-batch gradient descent on the squared loss, with the outputs along the way."""
+"""Training a network with optax, with its outputs along the way."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,37 +12,32 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from experiments import losses
+from experiments.losses import Objective
+from experiments.regimes import Regime
 from experiments.trajectory import Trajectory
 
 
 def train(
     model: PyTree,
+    regime: Regime,
     x_train: Float[Array | np.ndarray, " n_train *in_dims"],
-    y_train: Float[Array | np.ndarray, " n_train *out"],
     x_test: Float[Array | np.ndarray, " n_test *in_dims"],
     steps: np.ndarray,
     *,
-    learning_rate: float,
-    c: float = 1.0,
-    ridge: float = 0.0,
     trainable: PyTree | Callable[[Any], bool] = eqx.is_inexact_array,
     on_time: Callable[[int, PyTree], object] = lambda step, model: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Trajectory:
-    r"""Train a network on all examples at once and record its outputs.
-
-    $$L = \frac{c}{2} \sum (f(x) - y)^2 + \frac{\text{ridge}}{2} |\theta - \theta_0|^2$$
+    """Train a network as a regime says and record its outputs.
 
     Args:
         model: maps one example to one output; it is where training starts, and stays
             as it is.
+        regime: the loss with its targets, and the steps to take on it.
         x_train: the inputs to train on.
-        y_train: their targets, one of the shape of an output per example.
         x_test: inputs whose outputs are recorded as well.
         steps: the steps after which to record, strictly increasing.
-        learning_rate: of one step, absolute.
-        c: scale of the loss; 1 sums over examples and outputs.
-        ridge: strength of the pull towards the start.
         trainable: a filter, as in `equinox.partition`; the rest stays constant.
         on_time: called with the step and the model then, at each of `steps`.
         progress: called with the steps asked of the device and the steps in all. A few
@@ -52,30 +47,39 @@ def train(
         The outputs at each of `steps`, in the precision of the model.
 
     Raises:
-        ValueError: if an output and a target differ in shape.
+        ValueError: if an output and a target do not fit.
         FloatingPointError: if an output is not finite.
 
     One compilation serves all models of one architecture and data of one shape: numbers
-    are arguments of the compiled step. Parameters are held four times.
+    are arguments of the compiled step. Parameters are held four times, five times with
+    momentum.
     """
     start, frozen, static = _split(model, trainable)
-    x_train, y_train, x_test = (jnp.asarray(a) for a in (x_train, y_train, x_test))
+    x_train, x_test = (jnp.asarray(a) for a in (x_train, x_test))
+    objective = regime.objective
+    outputs = jax.eval_shape(jax.vmap(model), x_train)
+    y_train = jnp.asarray(losses.like(objective.y_train, outputs.dtype))
+    _check_targets(objective, y_train, outputs.shape)
+    batches = _batches(regime, len(x_train), outputs.dtype)
     # Plain floats adapt to the precision of the parameters; NumPy's would widen them.
-    learning_rate, c, ridge = float(learning_rate), float(c), float(ridge)
-    _check_targets(y_train, jax.eval_shape(jax.vmap(model), x_train).shape)
-    params, reached = start, 0
+    rate, ridge = float(regime.learning_rate), float(regime.ridge)
+    momentum = float(regime.momentum) if regime.momentum else None
+    optimizer = optax.sgd(rate, momentum)
+    params, state, reached = start, optimizer.init(start), 0
     on_train, on_test = [], []
     for step in steps.tolist():
         # On the host: convolutions in a compiled loop are several times slower on CPU.
         for done in range(reached, step):
-            params = _descend(
-                params, start, frozen, x_train, y_train, learning_rate, c, ridge, static
-            )
+            params, state = _descend(
+                params, state, start, frozen, x_train, y_train,
+                *batches[done % len(batches)], rate, momentum, ridge,
+                objective.of_example, static,
+            )  # fmt: skip
             progress(done + 1, int(steps[-1]))
         reached = step
         for outputs, x in ((on_train, x_train), (on_test, x_test)):
             outputs.append(np.asarray(_outputs(params, frozen, x, static)))
-            _check_finite(outputs[-1], step, learning_rate)
+            _check_finite(outputs[-1], step, rate)
         on_time(step, eqx.combine(params, model))
     return Trajectory(steps, np.stack(on_train), np.stack(on_test))
 
@@ -101,24 +105,49 @@ def _apply(params: PyTree, frozen: PyTree, static: _Static, x: Array) -> Array:
     return jax.vmap(model)(x)
 
 
+_Batch = tuple[np.ndarray | None, np.ndarray]
+"""Which examples a step takes (`None`: all), and what multiplies the loss of each."""
+
+
+def _batches(regime: Regime, n_train: int, dtype: Any) -> list[_Batch]:
+    """The batches, all of one length, so that they share a compilation."""
+    scale = regime.objective.scale
+    if not len(regime.batches):
+        return [(None, np.full(n_train, scale(n_train), dtype))]
+    length = max(map(len, regime.batches))
+    padded = []
+    for batch in regime.batches:
+        missing = length - len(batch)
+        factors = np.full(len(batch), scale(len(batch)), dtype)
+        # Any example fills a shorter batch, at a factor of zero.
+        padded.append((np.pad(batch, (0, missing)), np.pad(factors, (0, missing))))
+    return padded
+
+
 # Nothing is donated: the caller keeps the models that it is shown.
-@partial(jax.jit, static_argnums=8)
+@partial(jax.jit, static_argnums=(11, 12))
 def _descend(
     params: PyTree,
+    state: PyTree,
     start: PyTree,
     frozen: PyTree,
     x: Array,
     y: Array,
+    batch: Array | None,
+    factors: Array,
     learning_rate: float,
-    c: float,
+    momentum: float | None,
     ridge: float,
+    of_example: Callable[..., Array],
     static: _Static,
-) -> PyTree:
-    """Parameters after one step."""
+) -> tuple[PyTree, PyTree]:
+    """Parameters and the optimizer's state after one step."""
+    if batch is not None:
+        x, y = x[batch], y[batch]
 
     def loss(params):
-        error = _apply(params, frozen, static, x) - y
-        return c / 2 * jnp.sum(error**2)
+        outputs = _apply(params, frozen, static, x)
+        return jnp.sum(factors * jax.vmap(of_example)(outputs, y))
 
     # The penalty's gradient by hand: it joins the update in one pass over parameters.
     gradient = jtu.tree_map(
@@ -127,10 +156,8 @@ def _descend(
         params,
         start,
     )
-    optimizer = optax.sgd(learning_rate)
-    # Without momentum its state is empty.
-    updates, _ = optimizer.update(gradient, optimizer.init(params))
-    return optax.apply_updates(params, updates)
+    updates, state = optax.sgd(learning_rate, momentum).update(gradient, state)
+    return optax.apply_updates(params, updates), state
 
 
 @partial(jax.jit, static_argnums=3)
@@ -138,9 +165,12 @@ def _outputs(params: PyTree, frozen: PyTree, x: Array, static: _Static) -> Array
     return _apply(params, frozen, static, x)
 
 
-def _check_targets(y: Array, outputs_shape: tuple[int, ...]) -> None:
+def _check_targets(
+    objective: Objective, y: Array, outputs_shape: tuple[int, ...]
+) -> None:
     # Otherwise targets of shape (n,) would broadcast against outputs of shape (n, 1).
-    if y.shape != outputs_shape:
+    n_train = outputs_shape[:1]
+    if y.shape[:1] != n_train or objective.is_squared and y.shape != outputs_shape:
         raise ValueError(
             f"`y_train` must have the shape of the outputs, {outputs_shape}, but its "
             f"shape is {y.shape}. For one output per example pass `y[:, None]`."

@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 
+import equintk as nt
 from experiments import compare
 from experiments.datasets import Dataset
+from experiments.losses import Objective
 from experiments.tables import PARAMETERS
 from experiments.trajectory import Trajectory
 
@@ -18,7 +20,9 @@ def dataset(n_out=1, classes=None):
 
 
 def found(network, prediction, data, c=1.0):
-    rows = compare.trajectories(network, prediction, data, c)
+    squared = nt.predict.losses.squared
+    objective = Objective(squared, data.y_train, data.y_test, lambda n: c, 1.0)
+    rows = compare.trajectories(network, prediction, data, objective)
     return {(row.metric, row.split, row.step): row.value for row in rows}
 
 

@@ -9,7 +9,13 @@ import pytest
 
 import equintk as nt
 from experiments import kernels
-from experiments.schema import ExactConfig, KernelConfig, MonteCarloConfig, NNGPConfig
+from experiments.schema import (
+    ExactConfig,
+    KernelConfig,
+    MonteCarloConfig,
+    NNGPConfig,
+    Projection,
+)
 
 # Less time to compile.
 pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
@@ -26,6 +32,16 @@ X_TRAIN, X_TEST = np.split(np.random.default_rng(0).standard_normal((8, 3)), [5]
 def build(config, progress=lambda done, total: None, key=1):
     x_train, x_test = jnp.asarray(X_TRAIN), jnp.asarray(X_TEST)
     return kernels.build(config, MODEL, network, jr.key(key), x_train, x_test, progress)
+
+
+def mc(batch_size, coupled, proj_dim, method="gaussian"):
+    return MonteCarloConfig(
+        "mc", batch_size, coupled, proj_dim, Projection[method], False
+    )
+
+
+def nngp(batch_size, n_samples):
+    return NNGPConfig("nngp", batch_size, n_samples, False)
 
 
 def blocks(kernel):
@@ -49,18 +65,18 @@ def test_the_exact_kernel_is_that_of_the_jacobians(coupled):
     np.testing.assert_allclose(got.test_train, expected[5:], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("batch_size", [2, 100])
-def test_one_draw_of_projections_serves_training_and_test_inputs(batch_size):
+@pytest.mark.parametrize("method", ["gaussian", "rademacher", "sketch"])
+def test_one_draw_of_projections_serves_training_and_test_inputs(method):
     # So all blocks together are the Gram matrix of few features.
-    k = blocks(build(MonteCarloConfig("mc", batch_size, True, 3)))
+    k = blocks(build(mc(5, True, 3, method)))
     assert k.shape == (16, 10)
     assert np.linalg.matrix_rank(k[:10]) == 3
     assert np.linalg.matrix_rank(k) == 3
 
 
 def test_uncoupled_projections_are_the_average_over_outputs_of_coupled_ones():
-    coupled = build(MonteCarloConfig("mc", 4, True, 7))
-    averaged = build(MonteCarloConfig("mc", 4, False, 7))
+    coupled = build(mc(4, True, 7))
+    averaged = build(mc(4, False, 7))
     for name in ("train_train", "test_train"):
         trace = np.einsum("ijaa->ij", getattr(coupled, name)) / 2
         np.testing.assert_allclose(
@@ -69,14 +85,14 @@ def test_uncoupled_projections_are_the_average_over_outputs_of_coupled_ones():
 
 
 def test_many_projections_are_close_to_the_exact_kernel():
-    got = build(MonteCarloConfig("mc", 8, True, 5_000)).train_train
+    got = build(mc(8, True, 5_000)).train_train
     exact = build(ExactConfig("exact", 8, True)).train_train
     # about sqrt(rank / proj_dim) = 0.04
     assert nt.metrics.relative_distance(got, exact) < 0.12
 
 
 def test_the_nngp_kernel_is_the_covariance_over_networks_drawn_from_the_key():
-    got = build(NNGPConfig("nngp", 4, 6))
+    got = build(nngp(4, 6))
     expected = nt.nngp(network, jr.key(1), X_TEST, X_TRAIN, 6)
     np.testing.assert_allclose(got.test_train, expected, rtol=1e-10)
     assert got.train_train.shape == (5, 5)
@@ -85,7 +101,7 @@ def test_the_nngp_kernel_is_the_covariance_over_networks_drawn_from_the_key():
 
 @pytest.mark.parametrize(
     "config",
-    [ExactConfig("exact", 4, True), MonteCarloConfig("mc", 4, True, 7)],
+    [ExactConfig("exact", 4, True), mc(4, True, 7)],
     ids=lambda config: config.name,
 )
 def test_tangent_kernels_predict_the_whole_network_and_bound_its_learning_rate(config):
@@ -95,7 +111,7 @@ def test_tangent_kernels_predict_the_whole_network_and_bound_its_learning_rate(c
 
 
 def test_the_learning_rate_of_kernel_nngp_is_bound_by_the_tangent_kernel():
-    got = build(NNGPConfig("nngp", 4, 6))
+    got = build(nngp(4, 6))
     np.testing.assert_allclose(
         got.tangent, build(ExactConfig("exact", 4, True)).tangent
     )
@@ -105,8 +121,8 @@ def test_the_learning_rate_of_kernel_nngp_is_bound_by_the_tangent_kernel():
     "config",
     [
         ExactConfig("exact", 2, True),
-        MonteCarloConfig("mc", 2, True, 7),
-        NNGPConfig("nngp", 2, 6),
+        mc(2, True, 7),
+        nngp(2, 6),
     ],
     ids=lambda config: config.name,
 )

@@ -151,12 +151,25 @@ def obviously(network, config, learning_rate):
                 ),
                 (s, split, "loss_network"): c / 2 * np.sum((f - y[split]) ** 2),
                 (s, split, "loss_prediction"): c / 2 * np.sum((p - y[split]) ** 2),
+                (s, split, "error_network"): np.sqrt(np.mean((f - y[split]) ** 2)),
+                (s, split, "error_prediction"): np.sqrt(np.mean((p - y[split]) ** 2)),
                 (s, split, "accuracy_network"): np.mean(classes[0] == classes[2]),
                 (s, split, "accuracy_prediction"): np.mean(classes[1] == classes[2]),
             }
         then, now = averaged(k_tt), averaged(kernels(flats[s])[0])
         drift = np.linalg.norm(now - then) / np.linalg.norm(then)
         found[s, "train", "kernel_drift"] = drift
+        spectrum, at_start = (np.linalg.eigvalsh(k)[::-1] for k in (now, then))
+        bound = 2 / (c * np.linalg.eigvalsh(used_tt)[-1] + config.ridge)
+        edge = learning_rate / bound * spectrum[0] / at_start[0]
+        found[s, "train", "edge_of_stability"] = edge
+        rank = spectrum.sum() ** 2 / (spectrum**2).sum()
+        found[s, "train", "effective_rank"] = rank
+        targets = data.y_train @ data.y_train.T
+        cosine = np.sum(now * targets) / np.linalg.norm(now) / np.linalg.norm(targets)
+        found[s, "train", "target_alignment"] = cosine
+        for k, value in enumerate(spectrum, start=1):
+            found[s, "train", f"eigenvalue/{k}"] = value
         n = len(start) // 2  # the two layers are of one size
         parts = {"input": slice(n), "readout": slice(n, None), "all": slice(None)}
         for layer, which in parts.items():

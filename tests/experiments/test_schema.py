@@ -20,8 +20,14 @@ EVERY_CHOICE = [("", ""), ("analysis", "")] + [
 every_choice = pytest.mark.parametrize("group, option", EVERY_CHOICE)
 
 
+# What else a choice needs to go with the others.
+COMPANIONS = {"mean_field": ["depth=1"]}
+
+
 def composed(group, option):
-    return compose(f"{group}={option}") if option else compose()
+    if not option:
+        return compose()
+    return compose(f"{group}={option}", *COMPANIONS.get(option, []))
 
 
 def fields_of(typed, group):

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments.training import train
+import equintk as nt
+from experiments import training
+from experiments.losses import Objective
+from experiments.regimes import Regime
 from experiments.trajectory import Trajectory
+
+
+def train(model, x, y, x_test, steps, *, learning_rate, c=1.0, ridge=0.0, **rest):
+    """Full-batch descent on the squared loss with these numbers."""
+    squared = nt.predict.losses.squared
+    objective = Objective(squared, y, y, lambda n: c, curvature=1.0)
+    regime = Regime(objective, learning_rate, ridge=ridge)
+    return training.train(model, regime, x, x_test, steps, **rest)
+
 
 STEPS = np.array([0, 1, 2, 5, 40])
 
