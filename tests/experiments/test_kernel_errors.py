@@ -26,7 +26,9 @@ def network(key, n_out=2):
 
 def errors(config, estimates, exact, model):
     """Of each estimate, and their law; what is measured of the first is the same."""
-    distances = np.linalg.norm(estimates - exact, axis=(1, 2)) / np.linalg.norm(exact)
+    distances = np.linalg.norm(estimates - exact[None], axis=(1, 2)) / np.linalg.norm(
+        exact
+    )
     k = estimates[0]
     found = kernel_errors.measure(config, Kernels(k, k, k), model, X)
     assert found["kernel_error"] == pytest.approx(distances[0], rel=1e-6)
