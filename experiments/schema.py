@@ -202,6 +202,14 @@ class PrecisionConfig:
     x64: bool = MISSING
 
 
+@dataclass
+class ClaimsConfig:
+    """How sweeps that run at once agree on who computes what."""
+
+    heartbeat: float = between(0, open_low=True)  # seconds between signs of life
+    stale: float = between(0, open_low=True)  # seconds of silence until a run is free
+
+
 # JAX keeps 32 bits of a seed in single precision: 2**32 would draw what 0 draws.
 _LARGEST_SEED = 2**32 - 1
 
@@ -237,6 +245,11 @@ class Config:
     study: str = MISSING
     output_dir: str = MISSING
     force: bool = MISSING  # run again what is already there
+    retry: bool = MISSING  # run again what failed
+    dry_run: bool = MISSING  # say what would run, and run nothing
+    objective: str | None = MISSING  # summary column that a search makes small
+    compilation_cache: bool = MISSING  # keep compiled programs on disk
+    claims: ClaimsConfig = MISSING
     analysis: AnalysisConfig = MISSING
 
 
@@ -316,7 +329,8 @@ def nearest_key(wrong: str) -> str | None:
     for group, choices in CHOICES.items():
         for node in choices.values():
             keys |= {f"{group}.{f.name}" for f in dataclasses.fields(node)}
-    keys |= {f"analysis.{f.name}" for f in dataclasses.fields(AnalysisConfig)}
+    for group, node in (("analysis", AnalysisConfig), ("claims", ClaimsConfig)):
+        keys |= {f"{group}.{f.name}" for f in dataclasses.fields(node)}
     wrong = wrong.lstrip("+~")
     if wrong in keys or wrong.startswith(("hydra", "experiment")):
         return None
@@ -367,6 +381,12 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield (
             f"seed={config.seed} with seeds={config.seeds} goes up to {last}, but "
             f"{_LARGEST_SEED} is the largest seed. Type a smaller seed."
+        )
+    if config.claims.stale < 3 * config.claims.heartbeat:
+        yield (
+            f"claims.stale={config.claims.stale} is so close to claims.heartbeat="
+            f"{config.claims.heartbeat} that a busy run would be taken for a dead one. "
+            f"Type claims.stale={3 * config.claims.heartbeat:g} or more."
         )
     for name in ("study", "output_dir"):
         if not getattr(config, name).strip():

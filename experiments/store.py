@@ -1,35 +1,27 @@
-"""A run's identity and its directory, which is there whole or not at all.
+"""A run's identity, its directory, and what is written into it.
 
-A run is written under a temporary name beside its place and renamed into it, so that
-nobody ever reads half a run and a kill at any moment loses nothing that was finished.
+A run is computed in a directory that `claims` gives to one process only, and renamed
+into its place when it is whole. So nobody ever reads half a run, and a kill at any
+moment loses nothing that was finished.
 """
 
 import csv
 import hashlib
 import io
 import json
-import os
-import platform
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from experiments import claims, files
+from experiments.claims import Claim
 from experiments.schema import Config, identity, plain
 
 # Raised whenever the meaning of a config value or a result changes, so that old runs
 # are not taken for new ones.
 RESULTS_FORMAT = 1
-
-_PACKAGES = ("equintk", "jax", "jaxlib", "equinox", "optax", "numpy", "pandas")
 
 
 def run_id(config: Config) -> str:
@@ -49,83 +41,135 @@ def directory(config: Config) -> Path:
 
 def status(where: Path) -> str | None:
     """`DONE` or `FAILED`; `None` where no run has ended, or none that can be read."""
-    try:
-        return json.loads((where / "status.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return claims.read(where).get("status")
+
+
+def ended(
+    place: Path, *, force: bool, retry: bool, since: float | None = None
+) -> str | None:
+    """How a run ended, if there is nothing left to compute; `None` if there is.
+
+    Args:
+        place: where the run lives.
+        force: whether it is to be computed again in any case.
+        retry: whether it is to be computed again if it failed.
+        since: when what asks for the run began, by the clock of the disk. What was
+            computed after that is not repeated again.
+    """
+    found = status(place)
+    if since is not None:
+        # a repetition that failed leaves the tables of the run before
+        if found == "DONE" and _when(place / "error.txt") >= since:
+            return "FAILED"
+        if _when(place / "status.json") >= since:
+            return found
+    return None if force or (found == "FAILED" and retry) else found
+
+
+def ended_at(place: Path) -> float:
+    """When a run ended, by the clock of the disk; minus infinity if it has not."""
+    return max(_when(place / "status.json"), _when(place / "error.txt"))
+
+
+def ended_as(config: Config, since: float | None = None) -> str | None:
+    """As `ended`, of the run of this config."""
+    place = directory(config)
+    return ended(place, force=config.force, retry=config.retry, since=since)
+
+
+def claim(config: Config, about: Mapping[str, Any]) -> Claim | None:
+    """The right to compute a run; `None` if another process does."""
+    return claims.take(directory(config), config.claims.stale, about)
 
 
 def write_done(
     config: Config,
+    claim: Claim,
     curves: Iterable[Sequence[Any]],
     columns: Sequence[str],
     summary: Mapping[str, Any],
-    seconds: float,
+    record: Mapping[str, Any],
+    patch: str = "",
 ) -> Path:
-    """Write a finished run, in place of whatever run of this config was there."""
+    """Write a finished run, in place of whatever run of this config was there.
+
+    Args:
+        config: of one run.
+        claim: what `claim` gave for it.
+        curves: the rows of `curves.csv`.
+        columns: their names.
+        summary: what was measured, for `summary.csv`.
+        record: what the run was computed with, see `provenance`.
+        patch: what differs from the commit in `record`.
+
+    Raises:
+        claims.Lost: if another process took over; nothing is written.
+    """
     flat = {
         "run": run_id(config),
         "seed": config.seed,
         **_flat(identity(config)),
         **summary,
     }
-    files = {
+    tables = {
         "curves.csv": _csv(columns, curves),
         "summary.csv": _csv(flat, [list(flat.values())]),
     }
-    return _write(config, "DONE", seconds, files)
+    return _write(config, claim, "DONE", record, patch, tables)
 
 
-def write_failed(config: Config, error: str, seconds: float) -> Path:
-    """Write why a run failed; one that was finished before keeps its tables."""
+def write_failed(
+    config: Config,
+    claim: Claim,
+    error: str,
+    record: Mapping[str, Any],
+    patch: str = "",
+) -> Path:
+    """Write why a run failed; one that was finished before keeps its tables.
+
+    Raises:
+        claims.Lost: as `write_done`.
+    """
     place = directory(config)
     if status(place) == "DONE":
-        (place / "error.txt").write_text(error, encoding="utf-8")
+        if claim.lost:
+            raise claims.Lost(place.name)
+        files.replace(place / "error.txt", error)
+        claim.release()
         return place
-    return _write(config, "FAILED", seconds, {"error.txt": error})
+    return _write(config, claim, "FAILED", record, patch, {"error.txt": error})
 
 
 def _write(
-    config: Config, status: str, seconds: float, files: Mapping[str, str]
+    config: Config,
+    claim: Claim,
+    status: str,
+    record: Mapping[str, Any],
+    patch: str,
+    texts: Mapping[str, str],
 ) -> Path:
-    place = directory(config)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    files = {
-        **files,
+    texts = {
+        **texts,
         "config.yaml": yaml.safe_dump({**plain(config), "seeds": 1}, sort_keys=False),
-        "provenance.json": json.dumps(_provenance(seconds), indent=1),
-        "status.json": json.dumps({"status": status}),
+        "provenance.json": json.dumps(record, indent=1, default=str),
     }
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    if patch:
+        texts["changes.patch"] = patch
     try:
-        for name, text in files.items():
-            with open(temporary / name, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        _rename(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return place
+        for name, text in texts.items():
+            files.write(claim.work / name, text)
+        claim.end(status)
+    except FileNotFoundError as error:
+        raise claims.Lost(claim.place.name) from error
+    claim.commit()
+    return claim.place
 
 
-def _rename(temporary: Path, place: Path) -> None:
-    """Put a directory in its place; what was there is moved aside, then removed."""
-    old = temporary.with_name(temporary.name + ".old")
+def _when(path: Path) -> float:
     try:
-        os.rename(place, old)
-    except FileNotFoundError:
-        pass
-    try:
-        os.rename(temporary, place)
+        return path.stat().st_mtime
     except OSError:
-        # Another process finished the same run in between: its results are the same.
-        if status(place) is None:
-            if old.exists():
-                os.rename(old, place)
-            raise
-    shutil.rmtree(old, ignore_errors=True)
+        return float("-inf")
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -145,49 +189,3 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif key != "seed" or prefix:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _provenance(seconds: float) -> dict[str, Any]:
-    """What the run was computed with."""
-    import jax
-
-    commit = _git("rev-parse", "HEAD")
-    return {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seconds": round(seconds, 3),
-        "command": sys.argv,
-        "git_commit": commit,
-        "git_changes": None if commit is None else bool(_git("status", "--porcelain")),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "host": socket.gethostname(),
-        "devices": [str(device) for device in jax.devices()],
-        "cores": _cores(),
-        "x64": jax.config.jax_enable_x64,  # type: ignore
-    }
-
-
-def _cores() -> int | None:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of the checkout this file is in; `None` outside one."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True,
-            text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -1,126 +1,271 @@
-"""A sweep as a whole: every job checked before the first starts, a table at the end.
+"""A sweep as a whole: checked before it starts, shared with others, summed up.
 
-A Hydra callback. The truth is on disk, so it does not matter which launcher ran the
-jobs, nor in which process.
+The truth is on disk, so it does not matter which engine runs the jobs, nor in which
+process, nor whether another sweep computes the same runs at the same time.
 """
 
 import itertools
+import os
 import sys
-from collections.abc import Sequence, Sized
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import hydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, open_dict, read_write
 
-from experiments import schema, store
+from experiments import claims, progress, schema, store
+from experiments.job import split_seeds
+from experiments.progress import Record, Survey
 from experiments.question import AnalysisConfig
-from experiments.run import split_seeds
 from experiments.schema import Config, ConfigError
 
+# A job is given to the engine once more if its runs were left by another sweep.
+_MOST_LAUNCHES = 2
 
-class Sweep(Callback):
-    """What is done before the first job of a sweep, before each, and after the last."""
-
-    def __init__(self) -> None:
-        self._n_jobs = 0
-        self._runs: list[Config] = []
-        self._done_before = 0
-        self._forced = False
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compose and check all jobs; a value out of range ends the sweep here."""
-        jobs = job_overrides(config)
-        problems = []
-        for overrides in jobs:
-            try:
-                job = schema.typed(
-                    hydra.compose(config.hydra.job.config_name, list(overrides))
-                )
-            except ConfigError as error:
-                problems.append(f"{' '.join(overrides)}:\n  {error}")
-            except (HydraException, OmegaConfBaseException):
-                return  # Hydra composes the jobs next, and says what is wrong
-            else:
-                self._runs += split_seeds(job)
-        if problems:
-            sys.exit("\n".join([*problems, "Nothing was computed."]))
-        self._n_jobs = len(jobs)
-        distinct = {store.directory(run): run for run in self._runs}
-        done = [place for place in distinct if store.status(place) == "DONE"]
-        self._forced = any(run.force for run in self._runs)
-        self._done_before = 0 if self._forced else len(done)
-        print(
-            f"{_count(jobs, 'job')}, {_count(distinct, 'run')}, "
-            f"{self._done_before} finished before"
-        )
-        if len(distinct) < len(self._runs):
-            print(
-                f"{len(self._runs) - len(distinct)} of the runs asked for are the same "
-                "as others: a value that is swept is not used by what was chosen, such "
-                "as proj_dim by kernel=exact."
-            )
-        sys.stdout.flush()
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say which job starts."""
-        if self._n_jobs:
-            words = " ".join(config.hydra.overrides.task)
-            number = config.hydra.job.num + 1
-            print(f"\nJob {number} of {self._n_jobs}: {words}", flush=True)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Count what is on disk, analyse if the study says so, set the exit code."""
-        if not self._runs:
-            return
-        places = list(dict.fromkeys(store.directory(run) for run in self._runs))
-        states = {place: store.status(place) for place in places}
-        errors = {place: place / "error.txt" for place in places}
-        done = [
-            place
-            for place, state in states.items()
-            # a repetition that failed leaves the finished run where it was
-            if state == "DONE" and not (self._forced and errors[place].exists())
-        ]
-        print(
-            f"\n{len(done)} of {_count(places, 'run')} finished, "
-            f"{self._done_before} of them before this sweep."
-        )
-        for place in places:
-            if place not in done:
-                see = errors[place] if errors[place].exists() else place
-                what = {"DONE": "FAILED, its earlier results stay", None: "never ended"}
-                print(f"  {what.get(states[place], states[place])}: {see}")
-        sys.stdout.flush()
-        analyzed = True
-        if done and self._runs[0].analysis.after_sweep:
-            declared = self._runs[0].analysis
-            analyzed = _analyze({place.parent for place in places}, declared)
-        if len(done) < len(places) or not analyzed:
-            sys.exit(1)
+# Takes the overrides of jobs and the number of the first; returns when they have ended.
+Launch = Callable[[Sequence[Sequence[str]], int], Any]
 
 
-def job_overrides(config: DictConfig) -> list[Sequence[str]]:
+class Job(NamedTuple):
+    """What one job of a sweep was asked, and the runs it consists of."""
+
+    overrides: list[str]
+    runs: list[Config]
+
+
+def run(
+    config: DictConfig,
+    arguments: Sequence[str],
+    presets: dict[str, str],
+    loader: ConfigLoader,
+    launch: Launch,
+) -> None:
+    """Run a sweep: everything that is not finished, and a table of how it went.
+
+    Args:
+        config: of the sweep, as Hydra composed it.
+        arguments: the overrides typed.
+        presets: what the config itself sweeps.
+        loader: composes the config of each job.
+        launch: runs jobs.
+
+    Raises:
+        SystemExit: with what is wrong, if a job cannot run, before any has; with 1 at
+            the end if a run is not finished.
+    """
+    jobs = compose(config, job_overrides(arguments, presets, loader), loader)
+    first = jobs[0].runs[0]
+    if first.dry_run:
+        print(preview([run for job in jobs for run in job.runs], None))
+        return
+    record = _begin(config, jobs)
+    _announce(jobs, record)
+    try:
+        _launch_all(jobs, record, launch)
+    except KeyboardInterrupt:
+        progress.end(record, "stopped")
+        raise
+    survey = Survey(record)
+    _close(survey)
+    complete = survey.counts["done"] == len(record.runs)
+    if survey.counts["done"] and first.analysis.after_sweep:
+        studies = {planned.place.parent for planned in record.runs}
+        complete &= _analyze(studies, first.analysis)
+    progress.end(record, "complete" if complete else "with gaps")
+    if not complete:
+        sys.exit(1)
+
+
+def job_overrides(
+    arguments: Sequence[str],
+    presets: dict[str, str] | None = None,
+    loader: ConfigLoader | None = None,
+) -> list[list[str]]:
     """The overrides of each job of a sweep, as Hydra's basic sweeper expands them."""
-    presets = config.hydra.sweeper.params or {}
-    given = [f"{key}={value}" for key, value in presets.items()]
-    parsed = OverridesParser.create().parse_overrides(
-        given + list(config.hydra.overrides.task)
-    )
+    given = [f"{key}={value}" for key, value in (presets or {}).items()]
+    parser = OverridesParser.create(config_loader=loader)
     choices: dict[str, list[str]] = {}  # a later value of a key replaces an earlier one
-    for override in parsed:
+    for override in parser.parse_overrides([*given, *arguments]):
         key = override.get_key_element()
-        if override.is_sweep_override():
-            choices[key] = [
-                f"{key}={value}" for value in override.sweep_string_iterator()
-            ]
-        else:
+        if not override.is_sweep_override():
             choices[key] = [override.input_line or ""]
-    return list(itertools.product(*choices.values()))
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={v}" for v in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(
+                f"{override.input_line} is a range to search in, which a plain sweep "
+                "cannot. Type hydra/sweeper=search, or single values."
+            )
+    return [list(job) for job in itertools.product(*choices.values())]
+
+
+def compose(
+    config: DictConfig, overrides: Iterable[Sequence[str]], loader: ConfigLoader
+) -> list[Job]:
+    """The jobs of a sweep, every value checked.
+
+    Raises:
+        SystemExit: naming all jobs that cannot run, and why.
+    """
+    jobs, problems = [], []
+    for words in overrides:
+        composed = loader.load_sweep_config(config, list(words))
+        with read_write(composed), open_dict(composed):
+            del composed["hydra"]
+        try:
+            jobs.append(Job(list(words), split_seeds(schema.typed(composed))))
+        except ConfigError as error:
+            problems.append(f"{' '.join(words)}:\n  {error}")
+    if problems:
+        sys.exit("\n".join([*problems, "Nothing was computed."]))
+    return jobs
+
+
+def preview(runs: Iterable[Config], since: float | None) -> str:
+    """What would run and what is done, for `dry_run=true`."""
+    lines, counts = [], Counter()
+    for place, run in {store.directory(run): run for run in runs}.items():
+        ended = store.ended_as(run, since)
+        owner = claims.owner(place, run.claims.stale)
+        if ended is not None:
+            state = {"DONE": "done", "FAILED": "failed before"}[ended]
+        elif owner is not None and owner.alive:
+            state = "running"
+        else:
+            again = store.status(place)
+            state = "would run" + (f" again, was {again}" if again else "")
+        counts[state] += 1
+        lines.append(f"  {state:<12}  {place}  seed {run.seed}")
+    total = ", ".join(f"{n} {state}" for state, n in counts.items())
+    return "\n".join([*lines, f"{total}. Nothing was computed (dry_run=true)."])
+
+
+def _begin(config: DictConfig, jobs: Sequence[Job]) -> Record:
+    """Write down what the sweep consists of."""
+    directory = Path(config.hydra.sweep.dir)
+    swept = _swept([job.overrides for job in jobs])
+    runs: dict[Path, str] = {}
+    for job in jobs:
+        words = [word for word in job.overrides if word.split("=")[0] in swept]
+        for run in job.runs:
+            label = " ".join([*words, f"seed {run.seed}"])
+            runs.setdefault(store.directory(run), label)
+    first = jobs[0].runs[0]
+    return progress.write(
+        directory,
+        {
+            "command": sys.argv,
+            "engine": config.hydra.runtime.choices["hydra/launcher"],
+            "swept": swept,
+            "force": first.force,
+            "retry": first.retry,
+            "stale": first.claims.stale,
+            "runs": progress.planned(directory, runs.items()),
+        },
+    )
+
+
+def _swept(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys in which jobs differ."""
+    columns = zip(*jobs, strict=True)
+    return [column[0].split("=")[0] for column in columns if len(set(column)) > 1]
+
+
+def _announce(jobs: Sequence[Job], record: Record) -> None:
+    n_asked = sum(len(job.runs) for job in jobs)
+    survey = Survey(record)
+    done = survey.counts["done"]
+    print(
+        f"{_count(jobs, 'job')}, {_count(record.runs, 'run')}, {done} finished before"
+        + (f", {n} running elsewhere" if (n := survey.counts["running"]) else "")
+    )
+    if len(record.runs) < n_asked:
+        print(
+            f"{n_asked - len(record.runs)} of the runs asked for are the same "
+            "as others: a value that is swept is not used by what was chosen, such "
+            "as proj_dim by kernel=exact."
+        )
+    sys.stdout.flush()
+
+
+def _launch_all(jobs: Sequence[Job], record: Record, launch: Launch) -> None:
+    """Give jobs to the engine until nothing is left that this sweep can do.
+
+    Runs that another sweep computes are waited for, and taken over if it dies.
+    """
+    launches: Counter[int] = Counter()
+    waiting = broken = False
+    while True:
+        ready, elsewhere = [], 0
+        for number, job in enumerate(jobs):
+            states = [_state(run, record) for run in job.runs]
+            elsewhere += states.count("elsewhere")
+            if "free" in states and launches[number] < _MOST_LAUNCHES and not broken:
+                ready.append(number)
+        if ready:
+            launches.update(ready)
+            waiting = False
+            try:
+                launch([jobs[number].overrides for number in ready], ready[0])
+            except Exception as error:  # such as a killed worker; the rest is on disk
+                name = type(error).__name__
+                print(f"\nThe engine broke off: {name}: {error}", file=sys.stderr)
+                broken = True
+        elif elsewhere:
+            if not waiting:
+                words = f"{elsewhere} run{'s' if elsewhere > 1 else ''}"
+                print(f"Waiting for {words} that another sweep computes.", flush=True)
+            waiting = True
+            time.sleep(1.0)
+        else:
+            return
+
+
+def _state(run: Config, record: Record) -> str:
+    """`ended`, `elsewhere`, `lost` (the process that computed it here died), `free`."""
+    if store.ended_as(run, record.began):
+        return "ended"
+    owner = claims.owner(store.directory(run), run.claims.stale)
+    if owner is None:
+        return "free"
+    if owner.alive:
+        return "elsewhere"
+    # What killed one process of this sweep would kill the next.
+    mine = owner.about.get("sweep") == os.path.abspath(record.directory)
+    return "lost" if mine else "free"
+
+
+def _close(survey: Survey) -> None:
+    """The table at the end: what is finished, and where to look for what is not."""
+    total = len(survey.states)
+    print(f"\n{survey.counts['done']} of {_count(survey.states, 'run')} finished.")
+    wide = max((len(run.label) for run in survey.record.runs), default=0)
+    for run, state in zip(survey.record.runs, survey.states, strict=True):
+        if state != "done":
+            error = run.place / "error.txt"
+            see = error if error.exists() else run.place
+            if state == "failed" and store.status(run.place) == "DONE":
+                state = "FAILED, its earlier results stay"
+            what = {
+                "failed": "FAILED",
+                "interrupted": "killed",
+                "waiting": "not run",
+            }.get(state, state)
+            print(f"  {run.label:<{wide}}  {what}: {_short(see)}")
+    if survey.counts["done"] < total:
+        print("The same command runs these again, and nothing else.")
+    studies = dict.fromkeys(run.place.parent for run in survey.record.runs)
+    print(f"Results: {', '.join(str(_short(study)) for study in studies)}", flush=True)
+
+
+def _short(path: Path) -> Path:
+    """A path from the working directory, where it lies below it."""
+    path = Path(os.path.abspath(path))
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _analyze(studies: set[Path], declared: AnalysisConfig) -> bool:
@@ -128,10 +273,10 @@ def _analyze(studies: set[Path], declared: AnalysisConfig) -> bool:
     from experiments.analyze import analyze
 
     worked = True
-    for study in sorted(studies):
+    for study in sorted(map(_short, studies)):
         try:
             print(analyze(study, declared=declared).text, flush=True)
-        except Exception as error:  # Hydra would turn it into a warning
+        except Exception as error:  # the runs are there, whatever this is
             print(
                 f"The runs are on disk, but their analysis failed: {error}\nTry again: "
                 f"python -m experiments.analyze {study}",

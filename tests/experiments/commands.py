@@ -9,11 +9,11 @@ from unittest import mock
 import hydra
 from omegaconf import DictConfig
 
-from experiments import schema
+from experiments import schema, tree
 from experiments.schema import Config
 
 ROOT = Path(__file__).parents[2]
-CONF = ROOT / "conf"
+CONF = tree.CONF
 
 # One shape for all, so that runs share their compilations.
 SMALL = (
@@ -30,6 +30,7 @@ def compose(*overrides: str) -> DictConfig:
 @cache  # Hydra takes a tenth of a second
 def _compose(*overrides: str) -> DictConfig:
     schema.register()
+    tree.register()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return hydra.compose("config", list(overrides))
 
@@ -51,11 +52,11 @@ def small(*overrides: str) -> Config:
 
 @cache
 def options() -> dict[str, list[str]]:
-    """The files of each group below `conf/`."""
+    """The choices of each group of the experiments' own."""
     return {
-        group.name: sorted(path.stem for path in group.glob("*.yaml"))
-        for group in sorted(CONF.iterdir())
-        if group.is_dir()
+        group: names
+        for group, names in tree.options().items()
+        if not group.startswith("hydra/")
     }
 
 

@@ -6,14 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 
-from experiments import pipeline, run, store
+from experiments import job, pipeline, store, tree
 from experiments.reading import load_runs
 from experiments.schema import identity
 from experiments.tables import CURVE_COLUMNS, METRICS, describe, summary_column
 
-from .commands import CONF, ROOT, SMALL, options, run_command, small
+from .commands import ROOT, SMALL, options, run_command, small
 
 pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
 
@@ -39,12 +38,12 @@ def test_a_run_writes_the_declared_files_columns_and_metrics(
     tmp_path, capsys, overrides
 ):
     config = here(tmp_path, *overrides.split())
-    assert run.run_once(config).ok
+    assert job.run_once(config)
     place = store.directory(config)
     assert str(place) in capsys.readouterr().out
-    assert sorted(os.listdir(place)) == [
+    assert set(os.listdir(place)) - {"changes.patch"} == {
         "config.yaml", "curves.csv", "provenance.json", "status.json", "summary.csv",
-    ]  # fmt: skip
+    }  # fmt: skip
 
     record = json.loads((place / "provenance.json").read_text())
     assert record["x64"] is config.precision.x64
@@ -109,11 +108,11 @@ def test_a_finished_run_is_not_computed_again_unless_forced(
     monkeypatch.setattr(
         pipeline, "run", lambda *args: calls.append(1) or compute(*args)
     )
-    assert run.run_once(config).ok
-    assert run.run_once(config).ok
+    assert job.run_once(config)
+    assert job.run_once(config)
     assert len(calls) == 1
     assert "seed 0: finished before, see" in capsys.readouterr().out
-    assert run.run_once(here(tmp_path, "force=true")).ok
+    assert job.run_once(here(tmp_path, "force=true"))
     assert len(calls) == 2
 
 
@@ -127,7 +126,7 @@ def test_a_run_that_raises_is_written_with_its_traceback_and_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "run", fail)
-        assert not run.run_once(config).ok
+        assert not job.run_once(config)
     place = store.directory(config)
     said = capsys.readouterr().out
     assert (
@@ -137,7 +136,7 @@ def test_a_run_that_raises_is_written_with_its_traceback_and_tried_again(
     assert error.startswith("Traceback") and "in fail" in error
     assert store.status(place) == "FAILED"
 
-    assert run.run_once(config).ok
+    assert job.run_once(config)
     assert store.status(place) == "DONE"
     assert not (place / "error.txt").exists()
 
@@ -148,12 +147,12 @@ def test_an_interruption_writes_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "run", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run.run_once(here(tmp_path))
-    assert os.listdir(tmp_path) == []
+        job.run_once(here(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_runs_of_a_job_have_one_seed_each():
-    runs = run.split_seeds(small("seed=4", "seeds=3"))
+    runs = job.split_seeds(small("seed=4", "seeds=3"))
     assert [(r.seed, r.seeds) for r in runs] == [(4, 1), (5, 1), (6, 1)]
     assert len({store.run_id(r) for r in runs}) == 3
     assert store.run_id(runs[1]) == store.run_id(small("seed=5"))
@@ -223,9 +222,13 @@ def test_what_needs_no_computing_is_answered_without_jax(
     assert os.listdir(tmp_path) == []
 
 
-def test_help_shows_every_choice():
-    config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-    template = config["hydra"]["help"]["template"]
-    for group, names in options().items():
-        (line,) = re.findall(rf"^ *{group}  +(.*)$", template, re.MULTILINE)
-        assert sorted(line.split(", ")) == names
+def test_help_shows_every_choice_that_the_files_offer(capsys, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").touch()
+    assert run_command("--help", "--config-dir", str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    for group, names in tree.options().items():
+        more = ["mine"] if group == "model" else []
+        block = re.search(rf"^  {group} +((.+)(\n {{8,}}.*)*)$", said, re.MULTILINE)
+        assert block, group
+        assert re.split(r",\s+", block[1]) == sorted([*names, *more])
