@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments import claims, progress, store
 from experiments.progress import Survey
-from experiments.schema import Config
+from experiments.schema import Config, ConfigError
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ def objective(job: Config) -> float | None:
         try:
             with open(store.directory(run) / "summary.csv", newline="") as file:
                 (row,) = csv.DictReader(file)
-            found.append(float(row[job.objective]))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # failed, or computed elsewhere
             return float("inf")
-        except KeyError:
-            raise ValueError(
+        if job.objective not in row:
+            raise ConfigError(
                 f"objective={job.objective} is no column of summary.csv. Type one of "
                 f"{', '.join(row)}."
-            ) from None
+            )
+        found.append(float(row[job.objective] or "inf"))
     return sum(found) / len(found)
 
 

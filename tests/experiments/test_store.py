@@ -49,7 +49,9 @@ def other(value, kind):
         return next(member for member in kind if member is not value)
     if kind is bool:
         return not value
-    return value[::-1] if isinstance(value, list) else value + 1
+    if isinstance(value, list):
+        return [*value, *value, "more"]
+    return 1 if value is None else value + 1
 
 
 def changed_once(node, prefix=""):

@@ -143,7 +143,7 @@ def test_a_forced_repetition_that_fails_is_named_and_loses_nothing(
 
 
 def test_an_analysis_that_fails_says_how_to_repeat_it(tmp_path, capsys, monkeypatch):
-    def fail(study):
+    def fail(study, declared):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(experiments.analyze, "analyze", fail)
