@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
-# The columns of the printed table; those that the runs have are shown.
+# The columns of the printed table where a study declares none.
 SHOWN = (
     "relative_divergence_test",
     "rmse_test",
@@ -37,6 +37,7 @@ SHOWN = (
     "accuracy_network_test",
     "relative_divergence_test@all",
 )
+_MOST_SHOWN = 7
 
 
 @dataclass(frozen=True)
@@ -83,31 +84,27 @@ def analyze(
     if declared is not None and path.is_dir():
         declaration.write(path, declared)
     study = read_study(path, x, x_from)
-    from experiments.figures import divergence_figure, scaling_figure
+    from experiments import figures
 
-    summaries = study.runs.summaries
     tables = {
-        "runs": summaries,
+        "runs": study.runs.summaries,
         "curves": study.runs.curves,
         "aggregate": study.aggregate,
         "slopes": study.slopes,
         "verdicts": study.verdicts,
     }
-    figures = {"divergence": divergence_figure(study.runs.curves, summaries)}
-    if len(study.slopes) and study.asked.x:
-        figures["scaling"] = scaling_figure(summaries, study.slopes, study.asked)
-    else:  # one drawn from other runs would contradict the tables
-        (path / "_figures" / "scaling.png").unlink(missing_ok=True)
-
     paths = []
     for name, table in tables.items():
         paths.append(path / "_tables" / f"{name}.csv")
         with replacing(paths[-1]) as temporary:
             table.to_csv(temporary, index=False)
-    for name, figure in figures.items():
-        paths.append(path / "_figures" / f"{name}.png")
+    old = set((path / "_figures").glob("*.png"))
+    for name, figure in figures.draw(study).items():
+        paths.append(path / "_figures" / f"{name.replace(' ', '_')}.png")
         with replacing(paths[-1]) as temporary:
             figure.savefig(temporary, format="png")
+    for stale in old - set(paths):  # drawn from other runs, it contradicts the tables
+        stale.unlink(missing_ok=True)
     return Analysis(study, paths)
 
 
@@ -121,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   python -m experiments.analyze outputs --x model.width --from 128
 
 writes DIR/_tables/{runs,curves,aggregate,slopes,verdicts}.csv and
-DIR/_figures/{divergence,scaling}.png; outputs/README.md describes each column.""",
+DIR/_figures/*.png; outputs/README.md describes each column.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dir", metavar="DIR", help="a study, or a directory of studies")
@@ -154,12 +151,12 @@ def _said(analysis: Analysis) -> Iterator[Table | str]:
     summaries, asked = study.runs.summaries, study.asked
     if asked.question:
         yield asked.question.strip() + "\n"
-    yield _means(summaries, asked.x)
-    if len(study.slopes):
+    yield _means(summaries, asked)
+    if study.slopes_matter:
         yield _slopes(study.slopes, asked)
-    for row in study.slopes.to_dict("records"):
-        if row["note"]:
-            yield f"{row['metric']}: {row['note']}"
+        for row in study.slopes.to_dict("records"):
+            if row["note"]:
+                yield f"{row['metric']}: {row['note']}"
     if len(study.verdicts):
         yield _verdicts(study.verdicts)
         yield from (
@@ -173,11 +170,14 @@ def _said(analysis: Analysis) -> Iterator[Table | str]:
         yield f"Wrote {path}"
 
 
-def _means(summaries: "pd.DataFrame", x: str | None) -> Table:
+def _means(summaries: "pd.DataFrame", asked: AnalysisConfig) -> Table:
     """A row per combination of swept values."""
+    x = asked.x
     first = [x] if x and x in summaries and is_config_column(x) else []
     keys = key_columns(summaries, first)
-    shown = [name for name in SHOWN if name in summaries]
+    declared = [e.metric for e in asked.expect.values()] + asked.show
+    shown = [name for name in dict.fromkeys(declared) if name in summaries]
+    shown = (shown or [name for name in SHOWN if name in summaries])[:_MOST_SHOWN]
     rows = [
         [
             *map(number, values),

@@ -8,6 +8,7 @@ from experiments.tables import AGGREGATE_COLUMNS, is_config_column
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 def varying_columns(summaries: "pd.DataFrame") -> list[str]:
@@ -62,6 +63,25 @@ def measured_columns(summaries: "pd.DataFrame") -> list[str]:
         and not is_config_column(column)
         and is_numeric_dtype(summaries[column])
     ]
+
+
+def is_number(frame: "pd.DataFrame", column: str) -> bool:
+    """Whether a column holds numbers; booleans are none."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    return is_numeric_dtype(frame[column]) and not is_bool_dtype(frame[column])
+
+
+def numbers(frame: "pd.DataFrame", column: str) -> "NDArray":
+    """A column as floats; no value is NaN."""
+    import numpy as np
+
+    return frame[column].to_numpy(float, na_value=np.nan)
+
+
+def n_distinct(frame: "pd.DataFrame", column: str) -> int:
+    """How many values a column takes; having none is no value."""
+    return len(set(frame[column].dropna()))
 
 
 def aggregate(summaries: "pd.DataFrame") -> "pd.DataFrame":

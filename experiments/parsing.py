@@ -38,7 +38,7 @@ def curves(texts: Iterable[str]) -> "pd.DataFrame":
             raise ValueError("it is cut short: its last line has no end")
         bodies.setdefault(header.rstrip("\r"), []).append(body)
     numbers = [n for n, column in CURVE_COLUMNS.items() if column.dtype == "float64"]
-    types = {name: column.dtype for name, column in CURVE_COLUMNS.items()}
+    types: Any = {name: column.dtype for name, column in CURVE_COLUMNS.items()}
     empty = pd.DataFrame(columns=list(CURVE_COLUMNS)).astype(types)
     tables = [
         pd.read_csv(

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import declaration
-from experiments.grouping import aggregate, varying_columns
+from experiments.grouping import (
+    aggregate,
+    is_number,
+    n_distinct,
+    varying_columns,
+)
 from experiments.question import AnalysisConfig
 from experiments.reading import InputError, Runs, read_runs, skipped_lines
 from experiments.slopes import fittable_columns, scaling_table
@@ -29,6 +34,14 @@ class Study:
     slopes: "pd.DataFrame"  # without rows when nothing numeric was swept
     verdicts: "pd.DataFrame"  # without rows when nothing was expected
     notes: list[str]  # what a reader of the tables should know
+
+    @property
+    def slopes_matter(self) -> bool:
+        """Whether power laws were looked for: expected, or nothing else was."""
+        expect = self.asked.expect.values()
+        return len(self.slopes) > 0 and (
+            not expect or any(e.slope is not None for e in expect)
+        )
 
 
 def read_study(
@@ -121,16 +134,13 @@ def _chosen_x(
 
 def _numeric_columns(summaries: "pd.DataFrame") -> dict[str, int]:
     """The numbers swept, each with how many values it takes."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
     columns = [*varying_columns(summaries), "n_params"]
     return {
         column: n
         for column in columns
         if column in summaries
-        and is_numeric_dtype(summaries[column])
-        and not is_bool_dtype(summaries[column])
-        and (n := len(set(summaries[column].dropna()))) > 1
+        and is_number(summaries, column)
+        and (n := n_distinct(summaries, column)) > 1
     }
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MET, NOT_MET, NO_ANSWER = "met", "not met", "no answer"
 
 
-class _Unanswerable(Exception):
+class Unanswerable(Exception):
     """Why the runs say nothing about an expectation."""
 
 
@@ -53,7 +53,7 @@ def verdict_table(
         try:
             for answer in _answers(summaries, expectation, analysis):
                 rows.append(what | answer)
-        except _Unanswerable as why:
+        except Unanswerable as why:
             rows.append(what | {"verdict": NO_ANSWER, "note": str(why)})
     table = pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
     return table.astype({name: col.dtype for name, col in VERDICT_COLUMNS.items()})
@@ -69,6 +69,17 @@ def overall(verdicts: "pd.DataFrame") -> str:
         return "met" if n == 1 else f"all {n} expectations met"
     parts = [f"{counts[v]} {v}" for v in (MET, NOT_MET, NO_ANSWER) if v in counts]
     return f"of {len(verdicts)} expectations {', '.join(parts)}"
+
+
+def runs_about(
+    summaries: "pd.DataFrame", expectation: ExpectationConfig, analysis: AnalysisConfig
+) -> "pd.DataFrame":
+    """The runs of which something is expected, without those they are compared with.
+
+    Raises:
+        Unanswerable: if there are none.
+    """
+    return _selected(_in_range(summaries, expectation, analysis), expectation.where)
 
 
 def _described(
@@ -98,14 +109,14 @@ def _answers(
     """One answer per combination of the values `by`."""
     quantity, low, high = expected(expectation)
     x = expectation.x or analysis.x
-    ranged = _in_range(summaries, x, expectation, analysis)
-    runs = _selected(ranged, expectation.where)
+    runs = runs_about(summaries, expectation, analysis)
     others = None
     if expectation.versus:
+        ranged = _in_range(summaries, expectation, analysis)
         others = _selected(ranged, expectation.where | expectation.versus)
         runs = runs.loc[~runs["run"].isin(others["run"])]
         if not len(runs):
-            raise _Unanswerable("no runs are left beside those compared with")
+            raise Unanswerable("no runs are left beside those compared with")
     by = _by(runs, others, expectation, x)
     for values, group in groups(runs, by):
         at = dict(zip(by, values, strict=True))
@@ -126,7 +137,7 @@ def _answers(
                 n_missing += missing
                 compare = ratio_interval if quantity == "ratio" else difference_interval
                 found = compare(y, other)
-        except (_Unanswerable, ValueError) as why:
+        except (Unanswerable, ValueError) as why:
             yield answer | {"verdict": NO_ANSWER, "note": str(why)}
             continue
         answer |= {"n_runs": len(group), "measured": found.estimate}
@@ -138,26 +149,24 @@ def _answers(
 
 
 def _in_range(
-    summaries: "pd.DataFrame",
-    x: str | None,
-    expectation: ExpectationConfig,
-    analysis: AnalysisConfig,
+    summaries: "pd.DataFrame", expectation: ExpectationConfig, analysis: AnalysisConfig
 ) -> "pd.DataFrame":
     """The runs between x_from and x_to; those without an x lie in no range."""
     from pandas.api.types import is_numeric_dtype
 
+    x = expectation.x or analysis.x
     x_from, x_to = expectation.x_from, expectation.x_to
     x_from = analysis.x_from if x_from is None and expectation.x is None else x_from
     if expectation.slope is None and x_from is None and x_to is None:
         return summaries
     if x is None or x not in summaries or not is_numeric_dtype(summaries[x]):
-        raise _Unanswerable(f"the runs have no numeric column {x!r} to go along")
+        raise Unanswerable(f"the runs have no numeric column {x!r} to go along")
     at = summaries[x].to_numpy(float, na_value=math.nan)
     low = -math.inf if x_from is None else x_from
     high = math.inf if x_to is None else x_to
     inside = summaries.loc[(at >= low) & (at <= high)]
     if not len(inside):
-        raise _Unanswerable(f"no run has {x} between {low:g} and {high:g}")
+        raise Unanswerable(f"no run has {x} between {low:g} and {high:g}")
     return inside
 
 
@@ -165,7 +174,7 @@ def _selected(runs: "pd.DataFrame", where: Mapping[str, Any]) -> "pd.DataFrame":
     """The runs that have these values; `None` is no value."""
     for column, wanted in where.items():
         if column not in runs:
-            raise _Unanswerable(_no_column(column, runs))
+            raise Unanswerable(_no_column(column, runs))
         wanted = wanted if isinstance(wanted, list) else [wanted]
         kept = runs[column].isin([value for value in wanted if value is not None])
         if None in wanted:
@@ -173,7 +182,7 @@ def _selected(runs: "pd.DataFrame", where: Mapping[str, Any]) -> "pd.DataFrame":
         found = runs.loc[kept.astype(bool)]
         if not len(found):
             present = sorted({str(value) for value in runs[column].dropna()})
-            raise _Unanswerable(
+            raise Unanswerable(
                 f"no run has {_words({column: wanted})}; there are {', '.join(present)}"
             )
         runs = found
@@ -192,7 +201,7 @@ def _measured(
             y = y / _numbers(runs, expectation.relative_to)
     missing = np.isnan(y)
     if missing.all():
-        raise _Unanswerable(f"no run has a value of {expectation.metric}")
+        raise Unanswerable(f"no run has a value of {expectation.metric}")
     if expectation.slope is not None:
         return y, 0  # the fit leaves out and counts them
     return y[~missing], int(missing.sum())
@@ -202,9 +211,9 @@ def _numbers(runs: "pd.DataFrame", column: str) -> "NDArray":
     from pandas.api.types import is_numeric_dtype
 
     if column not in runs:
-        raise _Unanswerable(_no_column(column, runs))
+        raise Unanswerable(_no_column(column, runs))
     if not is_numeric_dtype(runs[column]):
-        raise _Unanswerable(f"{column} is no number")
+        raise Unanswerable(f"{column} is no number")
     return runs[column].to_numpy(float, na_value=math.nan)
 
 
@@ -218,7 +227,7 @@ def _by(
     if expectation.by is not None:
         for column in expectation.by:
             if column not in runs:
-                raise _Unanswerable(_no_column(column, runs))
+                raise Unanswerable(_no_column(column, runs))
         return expectation.by
     if expectation.slope is not None:
         return [column for column in key_columns(runs, [x] if x else []) if column != x]

@@ -54,7 +54,7 @@ def test_the_command_writes_its_files_and_reports_without_importing_jax(study):
         f"_tables/{name}.csv"
         for name in ("runs", "curves", "aggregate", "slopes", "verdicts")
     }
-    files |= {"_figures/divergence.png", "_figures/scaling.png"}
+    files |= {"_figures/through_training.png", "_figures/along_width.png"}
     written = [path for path in study.glob("_*/*") if path.is_file()]
     assert {str(path.relative_to(study)) for path in written} == files
     assert all(f"Wrote {path}" in done.stdout for path in written)
@@ -116,7 +116,6 @@ def test_two_numbers_swept_and_no_x_named_is_said_to_give_no_slopes(tmp_path):
         write_study(tmp_path, WIDTHS[:3], 1, config={"model.depth": depth})
     analysis = analyze(tmp_path)
     assert not len(analysis.study.slopes)
-    assert not (tmp_path / "_figures/scaling.png").exists()
     assert "No slopes: name the x with --x, one of model.width, model." in analysis.text
     slopes = analyze(tmp_path, x="model.width").study.slopes
     assert set(slopes["model.depth"]) == {1, 2, 3}
@@ -127,18 +126,18 @@ def test_one_run_has_tables_and_curves_but_no_slopes(tmp_path):
     analysis = analyze(tmp_path)
     assert [path.name for path in analysis.paths] == [
         "runs.csv", "curves.csv", "aggregate.csv", "slopes.csv", "verdicts.csv",
-        "divergence.png",
+        "through_training.png",
     ]  # fmt: skip
     assert "1 run;" in analysis.text and "±" not in analysis.text.split("\n", 1)[1]
 
 
-def test_a_stale_scaling_figure_does_not_outlive_its_slopes(study):
+def test_a_stale_figure_does_not_outlive_its_runs(study):
     analyze(study)
     runs = sorted(study.glob("r*"))
     for run in runs[1:]:
         shutil.rmtree(run)
     analysis = analyze(study)
-    assert not (study / "_figures" / "scaling.png").exists()
+    assert not (study / "_figures" / "along_width.png").exists()
     assert "No slopes: model.width does not vary" in analysis.text
 
 

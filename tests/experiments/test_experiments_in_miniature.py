@@ -33,7 +33,7 @@ def test_every_experiment_runs_in_miniature_and_ends_with_its_tables(
     for made in (
         "_tables/runs.csv",
         "_tables/aggregate.csv",
-        "_figures/divergence.png",
+        "_figures/through_training.png",
     ):
         assert f"Wrote {study / made}" in said
 
