@@ -6,6 +6,7 @@ Fresh processes in turn; the clock starts after the interpreter has.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +27,16 @@ def seconds(statement: str) -> tuple[float, float]:
     """CPU and wall seconds of a statement in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", _CODE.format(statement=statement)],
-        cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent, env=_environment(),
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     cpu, wall = done.stdout.split()
     return float(cpu), float(wall)
+
+
+def _environment() -> dict[str, str]:
+    """As after installing: bytecode is kept, whatever the caller's shell says."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
 
 def summary(base: list[tuple[float, float]], ours: list[tuple[float, float]]) -> str:

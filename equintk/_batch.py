@@ -4,7 +4,6 @@ A host loop over two compiled functions, not `lax.map`: inside XLA's loops convo
 are several times slower on CPU. Under a transformation of the caller it unrolls.
 """
 
-import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,20 +15,16 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from ._assembly import OnDevice, OnHost, Traced, symmetrised
+from ._assembly import OnDevice, OnHost, Traced
 from ._checkpoint import Checkpoint, StoredTiles, program
 from ._checks import is_traced
 from ._inputs import count
+from ._programs import Programs, joined
 from ._schedule import FEATURE_BYTES, Cache, Side, block_size, schedule, side
 from ._types import Examples, Text
 from ._workers import Workers, put, working_on
 
-Features = Callable[[Examples], tuple[PyTree, PyTree]]
-Kernel = Callable[[PyTree, PyTree, PyTree], PyTree]
-Flip = Callable[[PyTree], PyTree]
 Report = Callable[[int, int], object]
-Place = Callable[[Any], tuple[Features, Kernel]]
-PairBytes = int | Callable[[PyTree, PyTree], int]
 
 # Tiles that are computed while the host waits for an earlier one: enough to keep a
 # device busy, few enough to hold beside the kernel.
@@ -38,9 +33,8 @@ _BYTES_AHEAD = 2**27
 
 
 def pairwise(
-    features: Features,
-    kernel: Kernel,
-    flip: Flip,
+    programs: Programs,
+    arrays: PyTree,
     x1: Examples,
     x2: Examples | None,
     batch_size: int,
@@ -49,43 +43,35 @@ def pairwise(
     pair_bytes: int = 16,
     out: Text = "device",
     mesh: Any = None,
-    place: Place | None = None,
     checkpoint: Checkpoint | None = None,
-) -> PyTree:
-    """`kernel(shared, each(x1), each(x2))`, a PyTree of arrays `(n1, n2, ...)`.
+) -> tuple[PyTree, Any]:
+    """The kernel of all pairs, a PyTree of arrays `(n1, n2, ...)`; is all of it finite?
 
     Features of examples are computed in blocks of one size and joined to larger tiles,
-    and each pair of tiles is one call of `kernel`. Under a transformation of the caller
-    the same numbers are concatenated instead of written in place.
+    and each pair of tiles is one call of the kernel. Where all examples are one block,
+    all of it is one program. Under a transformation of the caller the same numbers are
+    concatenated instead of written in place.
 
     Args:
-        features: of a block of examples: what does not depend on them, `shared`, and
-            what does, `each`, a PyTree of arrays whose first axis counts them.
-        kernel: of `shared` and of `each` of two tiles, arrays `(tile1, tile2, ...)` of
-            floating-point numbers.
-        flip: the kernel of two tiles in the other order.
+        programs: the functions; compiled once for the object and shapes.
+        arrays: what the features are of, beside examples.
         x1: the examples that index the rows.
         x2: the examples that index the columns; `None` means `x1` again. Then only the
             tiles on and above the diagonal are computed, the others are flipped, and
             the result is exactly its own flip.
-        batch_size: the largest block that `features` is called with. Every call has
-            this size where there are as many examples.
+        batch_size: the largest block that features are asked of. Every block has this
+            size where there are as many examples.
         report: is told how many tiles of the kernel are done, and how many there are.
-        pair_bytes: of the temporaries and the result of one pair of examples in
-            `kernel`; bounds the tiles.
+        pair_bytes: of the temporaries and the result of one pair of examples in the
+            kernel; bounds the tiles.
         out: `"device"`, or `"host"` for a NumPy array, for kernels larger than the
             device.
         mesh: a `jax.sharding.Mesh` of devices that compute tiles in turns; the result
             is on the first of them. Where it holds devices of several processes, all
             must call this with equal arguments, and all get the whole kernel.
-        place: `features` and `kernel` for a device of the mesh, with what they close
-            over on that device. Without it both are called inside
-            `jax.default_device(device)` with arguments on that device, which works,
-            at the price of a copy in each call, unless they close over arrays that are
-            committed to another device.
         checkpoint: where finished tiles are kept and found. What it says of the kernel
-            is completed by what `features` and `kernel` compute, by the arrays that
-            they close over, the inputs and the sizes.
+            is completed by what the functions compute, by the arrays that they close
+            over, the inputs and the sizes.
 
     Raises:
         ValueError: for another `out`, for a mesh of some of the processes or none of
@@ -95,7 +81,7 @@ def pairwise(
     Holds the kernel, `FEATURE_BYTES` of features or all that there are, and a few
     tiles. Where not all features fit, some are computed again, those of the side and
     in the order that makes them fewest (`_schedule`). Each device of a mesh compiles
-    both functions and holds as many features; each process computes the features that
+    all functions and holds as many features; each process computes the features that
     its tiles need.
     """
     if out not in ("device", "host"):
@@ -109,45 +95,51 @@ def pairwise(
         )
         if is_given
     ]
-    _refuse_traced(needs_numbers, x1, x2)
+    _refuse_traced(needs_numbers, arrays, x1, x2)
     workers = Workers(mesh)
-    work = {d: place(d) if place else (features, kernel) for d in workers.mine}
-    tiles = _Tiles(workers, work, x1, x2, batch_size, pair_bytes, checkpoint)
+    xs = [x1] if x2 is None else [x1, x2]
+    blocks = [block_size(count(x), batch_size, pair_bytes) for x in xs]
+    one_block = all(n == count(x) for n, x in zip(blocks, xs, strict=True))
+    if one_block and mesh is None and checkpoint is None:
+        is_same = np.bool_(True) if x2 is None else None
+        kernel, finite = programs.whole(arrays, x1, x2, is_same)
+        _refuse_traced(needs_numbers, kernel)
+        report(1, 1)
+        return jtu.tree_map(np.asarray, kernel) if out == "host" else kernel, finite
+    tiles = _Tiles(
+        workers, programs, arrays, xs, blocks, batch_size, pair_bytes, checkpoint
+    )
     produced = iter(tiles)
     start = next(produced)
     traced = _refuse_traced(needs_numbers, start[1])
     place_of_result = Traced if traced else OnHost if out == "host" else OnDevice
-    assembly = place_of_result(tiles.sides[0], tiles.sides[-1])
+    assembly = place_of_result(
+        programs, tiles.sides[0], None if x2 is None else tiles.sides[1]
+    )
     ahead = len(tiles) if traced else tiles.ahead(start[1])
-    waiting: deque[tuple[int, PyTree, list[tuple[int, int, PyTree]]]] = deque()
+    waiting: deque[tuple[int, PyTree, Any]] = deque()
+    finite: Any = True
     done = 0
 
     def take() -> None:
-        nonlocal done
-        turn, tile, parts = waiting.popleft()
+        nonlocal done, finite
+        turn, tile, is_finite = waiting.popleft()
         tiles.keep(turn, tile)
-        for part in parts:
-            assembly.write(*part)
+        if out == "device":
+            tile = put(tile, workers.mine[0])
+        assembly.write(*tiles.pairs[turn], tile)
+        finite = finite & (is_finite if traced else bool(is_finite))
         done += 1
         report(done, len(tiles))
 
-    for turn, tile in itertools.chain([start], produced):
-        i, j = tiles.pairs[turn]
-        if x2 is not None:
-            parts = [(i, j, tile)]
-        elif i == j:
-            parts = [(i, j, symmetrised(tile, flip))]
-        else:
-            parts = [(i, j, tile), (j, i, flip(tile))]
-        if out == "device":
-            parts = [(i, j, put(part, workers.mine[0])) for i, j, part in parts]
-        waiting.append((turn, tile, parts))
+    for tile in itertools.chain([start], produced):
+        waiting.append(tile)
         if len(waiting) > ahead:
-            jax.block_until_ready([part for _, _, part in waiting[0][2]])
+            jax.block_until_ready(waiting[0][1])
             take()
     while waiting:
         take()
-    return assembly.result()
+    return assembly.result(), finite
 
 
 def _refuse_traced(needs_numbers: list[str], *trees: PyTree) -> bool:
@@ -169,48 +161,48 @@ class _Tiles:
     def __init__(
         self,
         workers: Workers,
-        work: dict[Any, tuple[Features, Kernel]],
-        x1: Examples,
-        x2: Examples | None,
+        programs: Programs,
+        arrays: PyTree,
+        xs: list[Any],
+        blocks: list[int],
         batch_size: int,
         pair_bytes: int,
         checkpoint: Checkpoint | None,
     ):
-        self._workers, self._work = workers, work
-        xs = [x1] if x2 is None else [x1, x2]
-        blocks = [block_size(count(x), batch_size, pair_bytes) for x in xs]
-        features, kernel = work[workers.mine[0]]
+        self._workers, self._programs = workers, programs
         self._like: PyTree = None
         self._stored: StoredTiles | None = None
         self._unsaved: set[int] = set()
+        self._work = {device: put(arrays, device) for device in workers.mine}
         traced = shared = first = None
         if checkpoint is None and not workers.many:
             # What one block's features take says how many there may be.
             device = workers.mine[0]
-            x = _examples(x1, 0, count(x1) - 1, blocks[0])
+            x = _examples(xs[0], 0, count(xs[0]) - 1, blocks[0])
             with working_on(device):
-                first = features(put(x, device))
+                first = programs.features(self._work[device], put(x, device))
             each = first[1]
         else:
             # All tiles may be on disk or computed elsewhere, but shapes are needed.
-            traced, (shared, each) = jax.make_jaxpr(features, return_shape=True)(
-                _resized(x1, blocks[0])
-            )
+            traced, (shared, each) = jax.make_jaxpr(
+                programs.features, return_shape=True
+            )(arrays, _resized(xs[0], blocks[0]))
             _refuse_traced(["checkpoint", "mesh"][checkpoint is None :], traced.consts)
         self._example_bytes = _bytes(each) // blocks[0]
         self.sides = [
             side(count(x), block, self._example_bytes, pair_bytes)
             for x, block in zip(xs, blocks, strict=True)
         ]
-        two = None if x2 is None else self.sides[1]
+        two = None if len(xs) == 1 else self.sides[1]
+        self._is_one_side = two is None
         self._groups = schedule(self.sides[0], two, self._example_bytes)
         self._turns = [(group, pair) for group in self._groups for pair in group.pairs]
         self.pairs = [pair for _, pair in self._turns]
-        self._features = _Features(work, xs, self.sides, first)
+        self._features = _Features(programs, self._work, xs, self.sides, first)
         if traced is not None:
             shapes = [_resized(each, self.sides[s].tile) for s in (0, -1)]
-            product, self._like = jax.make_jaxpr(kernel, return_shape=True)(
-                shared, *shapes
+            product, (self._like, _) = jax.make_jaxpr(programs.tile, return_shape=True)(
+                shared, *shapes, self._is_same(0, 0)
             )
             if checkpoint is not None:
                 facts = _facts(xs, batch_size, self.sides)
@@ -219,15 +211,15 @@ class _Tiles:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def __iter__(self) -> Iterator[tuple[int, PyTree]]:
-        """Each turn with its tile, at the time when it is wanted."""
+    def __iter__(self) -> Iterator[tuple[int, PyTree, Any]]:
+        """Each turn with its tile and whether it is finite, when it is wanted."""
         if self._workers.many:
             exchanged = self._workers.exchanged(len(self), self._own, self._like)
             for turn, tile in enumerate(exchanged):
-                yield turn, self._from_numpy(tile)
+                yield turn, *self._from_numpy(tile)
         else:
             for turn in range(len(self)):
-                yield turn, self._tile(turn)
+                yield turn, *self._tile(turn)
 
     def keep(self, turn: int, tile: PyTree) -> None:
         """Wait for a tile and write it to disk, unless it is there."""
@@ -245,12 +237,12 @@ class _Tiles:
 
     def _own(self, turns: list[int]) -> list[PyTree]:
         """Tiles that others wait for, all under way before the first is kept."""
-        tiles = [self._tile(turn) for turn in turns]
+        tiles = [self._tile(turn)[0] for turn in turns]
         for turn, tile in zip(turns, tiles, strict=True):
             self.keep(turn, tile)
         return tiles
 
-    def _tile(self, turn: int) -> PyTree:
+    def _tile(self, turn: int) -> tuple[PyTree, Any]:
         group, (i, j) = self._turns[turn]
         if self._stored is not None:
             tile = self._stored.load(i, j, self._like)
@@ -264,16 +256,23 @@ class _Tiles:
             device,
             self._features(0, i, device),
             self._features(len(self.sides) - 1, j, device),
+            self._is_same(i, j),
         )
 
-    def _from_numpy(self, tile: PyTree) -> PyTree:
-        # The caller's `flip` is written for what `kernel` returns.
-        with working_on(self._workers.mine[0]):
-            return jtu.tree_map(jnp.asarray, tile)
+    def _is_same(self, i: int, j: int) -> Any:
+        return np.bool_(i == j) if self._is_one_side else None
 
-    def _product(self, device: Any, one: PyTree, two: PyTree) -> PyTree:
+    def _from_numpy(self, tile: PyTree) -> tuple[PyTree, bool]:
+        finite = all(np.isfinite(a).all() for a in jtu.tree_leaves(tile))
+        # The caller's `flip` is written for what the kernel is.
+        with working_on(self._workers.mine[0]):
+            return jtu.tree_map(jnp.asarray, tile), finite
+
+    def _product(
+        self, device: Any, one: PyTree, two: PyTree, is_same: Any
+    ) -> tuple[PyTree, Any]:
         with working_on(device):
-            return self._work[device][1](self._features.shared(device), one, two)
+            return self._programs.tile(self._features.shared(device), one, two, is_same)
 
 
 class _Features:
@@ -281,12 +280,13 @@ class _Features:
 
     def __init__(
         self,
-        work: dict[Any, tuple[Features, Kernel]],
+        programs: Programs,
+        work: dict[Any, PyTree],
         xs: list[Any],
         sides: list[Side],
         first: tuple[PyTree, PyTree] | None,
     ):
-        self._work, self._xs, self._sides = work, xs, sides
+        self._programs, self._work, self._xs, self._sides = programs, work, xs, sides
         self._cache = Cache()
         self.enter = self._cache.enter
         self._shared: dict[Any, PyTree] = {}
@@ -316,7 +316,7 @@ class _Features:
         ]
         if side.blocks_per_tile == 1 and side.block == side.tile:
             return each[0]
-        return _joined(each, side.tile)
+        return joined(each, side.tile)
 
     def _block(self, s: int, first: int, last: int, device: Any) -> PyTree:
         if self._first is not None and (s, first) == (0, 0):
@@ -324,7 +324,7 @@ class _Features:
             return each
         x = _examples(self._xs[s], first, last, self._sides[s].block)
         with working_on(device):
-            shared, each = self._work[device][0](put(x, device))
+            shared, each = self._programs.features(self._work[device], put(x, device))
         self._shared.setdefault(device, shared)
         return each
 
@@ -354,22 +354,18 @@ def _examples(x: Examples, first: int, last: int, size: int) -> Examples:
 
     Copies, not zeros, at which a derivative may not exist.
     """
-    return x if size == count(x) else _rows(x, first, last, size)
+    if size == count(x):
+        return x
+    index = np.minimum(np.arange(first, first + size), last)
+    return jtu.tree_map(lambda a: _on_host(a)[index], x)
 
 
-def _first_of(x: Examples, size: int) -> Examples:
-    return _examples(x, 0, count(x) - 1, size)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _rows(x: Examples, first: Any, last: Any, size: int) -> Examples:
-    index = jnp.minimum(first + jnp.arange(size), last)
-    return jtu.tree_map(lambda a: a[index], x)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _joined(each: list[PyTree], size: int) -> PyTree:
-    return jtu.tree_map(lambda *parts: jnp.concatenate(parts)[:size], *each)
+def _on_host(array: Any) -> Any:
+    """The same for NumPy, whose indexing needs no program that has to be compiled."""
+    is_plain = not (is_traced(array) or getattr(array, "weak_type", False))
+    if is_plain and not jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        return np.asarray(array)
+    return array
 
 
 class Blocks:
@@ -388,11 +384,7 @@ class Blocks:
         return -(-self._n // self._size)
 
     def __getitem__(self, i: int) -> Examples:
-        if len(self) == 1:
-            return self._x
-        start = i * self._size
-        index = np.minimum(np.arange(start, start + self._size), self._n - 1)
-        return jtu.tree_map(lambda a: a[index], self._x)
+        return _examples(self._x, i * self._size, self._n - 1, self._size)
 
     def n_real(self, i: int) -> int:
         """How many examples of block `i` are not copies."""

@@ -74,8 +74,17 @@ def output_structs(model: Model, example: PyTree) -> PyTree:
         ValueError: if the model couples examples, or it returns no arrays, or others
             than floating-point ones.
     """
+    return refuse_other_outputs(eqx.filter_eval_shape(_called, model, example))
+
+
+def called(model: Model, example: PyTree) -> PyTree:
+    """The output for one example, while shapes are traced.
+
+    Raises:
+        ValueError: if the model couples examples.
+    """
     try:
-        out = eqx.filter_eval_shape(_call, model, example)
+        return model(example)
     except NameError as error:
         if "unbound axis name" not in str(error):
             raise
@@ -91,6 +100,14 @@ def output_structs(model: Model, example: PyTree) -> PyTree:
             "example, pass `x[None]`; if it is a batch, pass one of it."
         )
         raise
+
+
+def refuse_other_outputs(out: PyTree) -> PyTree:
+    """The output itself, or its shapes and dtypes.
+
+    Raises:
+        ValueError: if it is no arrays, or others than floating-point ones.
+    """
     leaves = jtu.tree_leaves(out)
     if not leaves:
         raise ValueError(f"`model(x)` must return arrays, but it returned {out!r}.")
@@ -108,10 +125,8 @@ def output_structs(model: Model, example: PyTree) -> PyTree:
     return out
 
 
-@eqx.filter_jit
-def _call(model: Model, example: PyTree) -> PyTree:
-    """The output; compiled for its cache, so that a model is read once."""
-    return model(example)
+# Compiled for its cache, so that a model is read once.
+_called = eqx.filter_jit(called)
 
 
 def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:

@@ -21,8 +21,9 @@ from .._types import (
     Text,
     Trainable,
 )
-from .kernel import Member, Settings, kernel, kernel_of_each
+from .kernel import Settings, kernel, kernel_of_each
 from .ntk import ntk
+from .reading import Member
 
 
 class EmpiricalKernels(NamedTuple):

@@ -15,8 +15,8 @@ derivatives); the product of Gram matrices is in Goodfellow, arXiv:1510.01799.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,8 +29,7 @@ from jax.extend.core import Var
 from jaxtyping import Array
 
 from .._parameters import common_dtype
-from .._trace.flatten import Flat, flatten
-from .._types import Examples
+from .._trace.flatten import Flat, aval, flatten, struct_of
 from .modes import Mode
 from .plan import is_gram
 from .structure import Structure, Tapped, scan_lengths, structure_of
@@ -83,57 +82,94 @@ class Dense:
 Features = list[Gram | Dense]
 
 
-def features_of_block(
-    output: Callable[[Sequence[Array], Any], list[Array]],
-    leaves: Sequence[Array],
-    x: Examples,
+class FeatureProgram(NamedTuple):
+    """How the features of one example are computed, read once for a model.
+
+    Attributes:
+        flat: a jaxpr of the model's arrays and one example.
+        n_fixed: how many of its inputs are arrays of the model.
+        kind: the structure of the features.
+        alike: for each of their arrays, whether it is the same for all examples.
+    """
+
+    flat: Flat
+    n_fixed: int
+    kind: Any
+    alike: tuple[bool, ...]
+
+    def __call__(
+        self, arrays: Sequence[Array], x: Sequence[Array]
+    ) -> tuple[Features, Features]:
+        """The features of a block of examples: what all have alike, and what varies.
+
+        Two halves of one PyTree, with `None` where the other half has an array.
+
+        Args:
+            arrays: of the model.
+            x: the arrays of the examples, whose first axis counts them.
+        """
+        found = jax.vmap(
+            lambda *xs: eval_jaxpr(self.flat.jaxpr, self.flat.consts, *arrays, *xs),
+            out_axes=[None if a else 0 for a in self.alike],
+        )(*x)
+        return eqx.partition(self.kind.unflatten(found), self._is_alike)
+
+    def of_one(self) -> tuple[Features, Features]:
+        """The shapes and dtypes of what it gives for a block of one example."""
+        structs = [
+            jax.ShapeDtypeStruct(
+                struct.shape if a else (1, *struct.shape), struct.dtype
+            )
+            for a, struct in zip(
+                self.alike, map(aval, self.flat.jaxpr.outvars), strict=True
+            )
+        ]
+        return eqx.partition(self.kind.unflatten(structs), self._is_alike)
+
+    @property
+    def _is_alike(self) -> Any:
+        return self.kind.unflatten(self.alike)
+
+
+def read_features(
+    flat: Flat,
+    n_leaves: int,
+    n_fixed: int,
     modes: Sequence[Mode],
     n_pairs: int,
     by_leaf: bool,
-) -> tuple[Features, Features]:
-    """The features of a block of examples: what all have alike, and what varies.
-
-    Two halves of one PyTree, with `None` where the other half has an array.
+) -> FeatureProgram:
+    """How the features of one example of a model are computed.
 
     Args:
-        output: of the parameter leaves and one example, a list of real arrays.
-        leaves: the parameters.
-        x: the examples, their first axis.
+        flat: the model's jaxpr: of its parameters, its other arrays and the arrays of
+            one example. Its results are the output's arrays, all real.
+        n_leaves: how many parameters there are.
+        n_fixed: how many arrays the model has, parameters included.
         modes: what becomes of each output array's axes.
         n_pairs: the number of pairs that one example is in.
         by_leaf: whether the kernel of each leaf is wanted, and not their sum alone.
     """
-    inputs, treedef = jtu.tree_flatten(x)
-    example = [
-        jax.ShapeDtypeStruct(a.shape[1:], a.dtype, weak_type=a.aval.weak_type)
-        if hasattr(a, "aval")
-        else jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
-        for a in inputs
-    ]
-    leaves = list(leaves)
-    flat = flatten(
-        lambda leaves, *xs: output(leaves, treedef.unflatten(xs)), leaves, *example
-    )
-    structure = structure_of(flat, len(leaves), fuse=not by_leaf)
+    structure = structure_of(flat, n_leaves, fuse=not by_leaf)
     kinds = []
 
-    def one(*xs: Array) -> list[Array]:
-        features = _features(structure, leaves, xs, modes, n_pairs, by_leaf)
+    def one(*given: Array) -> list[Array]:
+        leaves, rest = list(given[:n_leaves]), given[n_leaves:]
+        features = _features(structure, leaves, rest, modes, n_pairs, by_leaf)
         arrays, kind = jtu.tree_flatten_with_path(features)
         kinds.append((kind, [str(path[-2:-1]) for path, _ in arrays]))
         return [array for _, array in arrays]
 
-    program = flatten(one, *example)
+    program = flatten(one, *map(struct_of, flat.jaxpr.invars))
     ((kind, names),) = kinds
     # Derivatives by the last layer's result are often the same for all examples.
-    alike = [
+    alike = tuple(
         not varies and ".derivatives" in name
-        for varies, name in zip(_depends_on_inputs(program), names, strict=True)
-    ]
-    arrays = jax.vmap(
-        lambda *xs: _call(program, xs), out_axes=[None if a else 0 for a in alike]
-    )(*inputs)
-    return eqx.partition(kind.unflatten(arrays), kind.unflatten(alike))
+        for varies, name in zip(
+            _depends_on_inputs(program, n_fixed), names, strict=True
+        )
+    )
+    return FeatureProgram(program, n_fixed, kind, alike)
 
 
 def features_of_outputs(
@@ -285,17 +321,13 @@ def _cotangents(results: Sequence[Array], modes: Sequence[Mode]) -> list[Array]:
     return cotangents
 
 
-def _depends_on_inputs(flat: Flat) -> list[bool]:
-    """For each result, whether it depends on any input."""
-    varying = set(flat.jaxpr.invars)
+def _depends_on_inputs(flat: Flat, n_fixed: int) -> list[bool]:
+    """For each result, whether it depends on any input but the first ones."""
+    varying = set(flat.jaxpr.invars[n_fixed:])
     for eqn in flat.jaxpr.eqns:
         if any(isinstance(v, Var) and v in varying for v in eqn.invars):
             varying.update(eqn.outvars)
     return [isinstance(v, Var) and v in varying for v in flat.jaxpr.outvars]
-
-
-def _call(flat: Flat, args: Sequence[Array]) -> list[Any]:
-    return eval_jaxpr(flat.jaxpr, flat.consts, *args)
 
 
 # Gradients of up to this many parameters are put side by side.

@@ -20,7 +20,8 @@ from .._types import (
     Text,
     Trainable,
 )
-from .kernel import Member, Settings, kernel, kernel_of_each
+from .kernel import Settings, kernel, kernel_of_each
+from .reading import Member
 
 
 def ntk(

@@ -15,6 +15,7 @@ from .._batch import pairwise
 from .._checks import is_traced
 from .._parameterize import Parameterized
 from .._parameters import partition
+from .._programs import Programs
 from .._progress import reporter
 from .._scalings import SCHEMES, scaling
 from .._trace.roles import roles
@@ -221,7 +222,6 @@ def _run(
     tangent: bool,
     report: Any,
 ) -> tuple[Any, Any, Any]:
-    @jax.jit
     def kernel(numbers: Any, one: Any, two: Any) -> Any:
         of_pair = lambda a, b: program.pair(
             lambda leaf: plan.prior(leaf, numbers), a, b, order, tangent
@@ -231,10 +231,12 @@ def _run(
     def flip(kernels: Any) -> Any:
         return jtu.tree_map(_flipped, kernels)
 
-    return pairwise(
-        lambda block: (plan.numbers, block), kernel, flip, x1, x2, batch_size, report,
+    programs = Programs(lambda numbers, block: (numbers, block), kernel, flip)
+    kernels, _ = pairwise(
+        programs, plan.numbers, x1, x2, batch_size, report,
         pair_bytes=64 * program.places,
     )  # fmt: skip
+    return kernels
 
 
 def _flipped(k: Any) -> Any:

@@ -72,14 +72,10 @@ class Reader:
     def equation(self, eqn: JaxprEqn, values: list[Value]) -> list[Any]:
         """What an equation gives."""
         name = eqn.primitive.name
-        known = [v for v in values if isinstance(v, Data)]
-        if len(known) == len(values):
-            # Inside, equal entries are seen to be so, and sums to be means.
-            look_inside = name in CUSTOM and any(
-                any(v.copies) or v.width is not None for v in known
-            )
-            if not look_inside:
-                return deterministic.rule(eqn, known)
+        if all(isinstance(v, Data) for v in values) and name != "scan":
+            return deterministic.rule(eqn, values)  # type: ignore[arg-type]
+        if name == "scan" and all(isinstance(v, Data) for v in values):
+            return deterministic.rule(eqn, values)  # type: ignore[arg-type]
         if any(isinstance(v, Pieces) for v in values) and name not in CUSTOM:
             return [piecewise(self, eqn, values)]
         if name in POINTWISE:

@@ -51,7 +51,7 @@ def inlined(jaxpr: Jaxpr, consts: Sequence[Any] = ()) -> Flat:
     if not any(eqn.primitive.name in _CALLS for eqn in jaxpr.eqns):
         return Flat(jaxpr, tuple(consts))
     closed = jax.make_jaxpr(lambda *args: _inline(jaxpr, consts, args))(
-        *(_struct(var) for var in jaxpr.invars)
+        *map(struct_of, jaxpr.invars)
     )
     return Flat(closed.jaxpr, tuple(closed.consts))
 
@@ -107,6 +107,13 @@ def aval(atom: Any) -> Any:
     return atom.aval
 
 
+def struct_of(var: Any) -> jax.ShapeDtypeStruct:
+    """What a function is traced with in the place of a variable."""
+    return jax.ShapeDtypeStruct(
+        aval(var).shape, aval(var).dtype, weak_type=aval(var).weak_type
+    )
+
+
 def scan_parts(eqn: JaxprEqn) -> ScanParts:
     """The parts of a `scan`, told by the ranks of its operands and of its body's.
 
@@ -136,9 +143,3 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[An
             results = evaluate(eqn, values)
         environment.write(eqn.outvars, results)
     return environment.read(jaxpr.outvars)
-
-
-def _struct(var: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(
-        aval(var).shape, aval(var).dtype, weak_type=aval(var).weak_type
-    )

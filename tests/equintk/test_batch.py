@@ -8,23 +8,23 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 import equintk as nt
 from equintk import _schedule
 from equintk._batch import pairwise
+from equintk._programs import Programs
 from equintk._schedule import Group, Side, evaluations, schedule, side
 from tests.helpers import assert_close
 
 SIZES = [(1, 1), (2, 32), (5, 2), (7, 3), (8, 8), (33, 32), (100, 6)]
 
 
-@jax.jit
-def features(x):
+def features(two, x):
     """What every kernel here is made of; `shared` is the same for all blocks."""
-    return jnp.asarray(2.0), {"phi": jnp.concatenate([x, jnp.cos(x)], axis=1)}
+    return two, {"phi": jnp.concatenate([x, jnp.cos(x)], axis=1)}
 
 
-@jax.jit
 def kernel(shared, one, two):
     gram = shared * one["phi"] @ two["phi"].T
     coupled = jnp.einsum("ia,jb->ijab", one["phi"], two["phi"])
@@ -47,8 +47,39 @@ def expected(x1, x2=None):
     }
 
 
-def driver(x1, x2=None, batch_size=32, report=lambda done, total: None, **options):
-    return pairwise(features, kernel, flip, x1, x2, batch_size, report, **options)
+def nothing(done, total):
+    pass
+
+
+class Counting(Programs):
+    """How many examples its features are asked of, and how often it makes a tile."""
+
+    def __init__(self, *functions):
+        super().__init__(*functions)
+        self.calls, self.n_tiles = [], 0
+        features, tile = self.features, self.tile
+
+        def counted_features(arrays, x):
+            if not isinstance(jtu.tree_leaves(x)[0], Tracer):
+                self.calls.append(jtu.tree_leaves(x)[0].shape[0])
+            return features(arrays, x)
+
+        def counted_tile(shared, one, two, is_same):
+            self.n_tiles += not isinstance(jtu.tree_leaves(one)[0], Tracer)
+            return tile(shared, one, two, is_same)
+
+        self.features, self.tile = counted_features, counted_tile
+
+
+PROGRAMS = Programs(features, kernel, flip)
+
+
+def driver(x1, x2=None, batch_size=32, report=nothing, programs=PROGRAMS, **options):
+    kernel, finite = pairwise(
+        programs, jnp.asarray(2.0), x1, x2, batch_size, report, **options
+    )
+    assert not options or finite
+    return kernel
 
 
 def assert_same(got, wanted):
@@ -88,66 +119,56 @@ def test_one_side_gives_exactly_its_own_flip(n, batch_size, budget, getkey):
 
 
 def test_the_kernel_is_symmetric_even_where_rounding_is_not(getkey):
-    @jax.jit
     def rounds_by_position(shared, one, two):
         product = one["phi"] @ two["phi"].T
         return product + 1e-14 * jnp.linspace(0, 1, product.size).reshape(product.shape)
 
     x = jr.normal(getkey(), (21, 3))
-    nothing = lambda done, total: None
-    got = pairwise(features, rounds_by_position, jnp.transpose, x, None, 4, nothing)
-    np.testing.assert_array_equal(got, got.T)
+    programs = Programs(features, rounds_by_position, jnp.transpose)
+    for batch_size in (4, 32):
+        got = driver(x, None, batch_size, programs=programs)
+        np.testing.assert_array_equal(got, got.T)
 
 
 @pytest.mark.parametrize("n", [7, 32, 33, 100, 1000])
 def test_features_and_kernel_compile_once_for_one_batch(n, getkey):
     shapes = []
 
-    @jax.jit
-    def features(x):
+    def features(arrays, x):
         shapes.append(("features", x.shape))
         return (), x
 
-    @jax.jit
     def kernel(shared, one, two):
         shapes.append(("kernel", one.shape, two.shape))
         return one @ two.T
 
-    pairwise(features, kernel, jnp.transpose, jr.normal(getkey(), (n, 3)), None, 32,
-             lambda done, total: None)  # fmt: skip
+    programs = Programs(features, kernel, jnp.transpose)
+    for _ in range(2):
+        driver(jr.normal(getkey(), (n, 3)), programs=programs)
     assert [kind for kind, *_ in shapes] == ["features", "kernel"]
     if n >= 32:
         assert shapes[0] == ("features", (32, 3))
 
 
-@pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (64, 8), (100, 8), (1000, 32)])
+@pytest.mark.parametrize(("n", "batch_size"), [(9, 8), (64, 8), (100, 8), (1000, 32)])
 def test_features_of_each_example_are_computed_once_when_they_fit(
     n, batch_size, getkey
 ):
-    seen = []
-
-    def counted(x):
-        seen.append(x.shape[0])
-        return features(x)
-
-    x = jr.normal(getkey(), (n, 3))
-    pairwise(counted, kernel, flip, x, None, batch_size, lambda done, total: None)
+    programs = Counting(features, kernel, flip)
+    driver(jr.normal(getkey(), (n, 3)), None, batch_size, programs=programs)
+    seen = programs.calls
     tiles = side(n, min(n, batch_size), 48, 16).n_tiles
     assert max(seen) <= batch_size
     assert sum(seen) < n + tiles * batch_size  # one block's copies for each tile
 
 
 def test_what_is_recomputed_is_what_was_counted(budget, getkey):
-    calls = []
-
-    def counted(x):
-        calls.append(x.shape[0])
-        return features(x)
-
+    programs = Counting(features, kernel, flip)
+    calls = programs.calls
     x1, x2 = jr.normal(getkey(), (50, 3)), jr.normal(getkey(), (90, 3))
     for other in (None, x2):
         calls.clear()
-        pairwise(counted, kernel, flip, x1, other, 4, lambda done, total: None)
+        driver(x1, other, 4, programs=programs)
         xs = [x1] if other is None else [x1, other]
         sides = [side(x.shape[0], 4, 48, 16) for x in xs]
         groups = schedule(sides[0], sides[1] if other is not None else None, 48)
@@ -219,7 +240,9 @@ def test_transformations_of_the_caller_give_the_same_numbers(budget, getkey):
 
         total = lambda x, other=other: jnp.sum(driver(x, other, 2)["gram"] ** 2)
         whole = lambda x, other=other: jnp.sum(
-            kernel(*features(x), features(x if other is None else other)[1])["gram"]
+            kernel(*features(2.0, x), features(2.0, x if other is None else other)[1])[
+                "gram"
+            ]
             ** 2
         )
         assert_close(jax.grad(total)(x1), jax.grad(whole)(x1))
@@ -231,17 +254,38 @@ def test_a_symmetric_kernel_is_symmetric_under_jit(getkey):
     assert_equal(flip(got), got)
 
 
-def test_derivatives_by_what_the_features_close_over_are_right(getkey):
+@pytest.mark.parametrize("batch_size", [2, 32])
+@pytest.mark.parametrize("closes_over", [True, False])
+def test_derivatives_by_what_the_features_are_of_are_right(
+    batch_size, closes_over, getkey
+):
     x = jr.normal(getkey(), (7, 3))
+    product = lambda shared, one, two: one @ two.T
 
     def total(scale):
-        scaled = lambda block: ((), scale * block)
-        product = lambda shared, one, two: one @ two.T
-        return jnp.sum(
-            pairwise(scaled, product, jnp.transpose, x, None, 2, lambda *_: None)
+        features = lambda arrays, block: (
+            (),
+            (scale if closes_over else arrays) * block,
         )
+        programs = Programs(features, product, jnp.transpose)
+        return jnp.sum(pairwise(programs, scale, x, None, batch_size, nothing)[0])
 
     assert_close(jax.grad(total)(3.0), 6.0 * jnp.sum(x @ x.T))
+
+
+@pytest.mark.parametrize("out", ["device", "host"])
+@pytest.mark.parametrize("batch_size", [2, 32])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_it_is_said_where_a_kernel_is_not_finite(batch_size, out, bad, getkey):
+    x = jr.normal(getkey(), (9, 3))
+    features = lambda arrays, block: ((), block + arrays)
+    product = lambda shared, one, two: one @ two.T
+    programs = Programs(features, product, jnp.transpose)
+    for other in (None, x[:4]):
+        for number, is_finite in ((1.0, True), (bad, False)):
+            arrays = jnp.asarray(number)
+            got = pairwise(programs, arrays, x, other, batch_size, nothing, out=out)
+            assert bool(got[1]) == is_finite == bool(np.isfinite(got[0]).all())
 
 
 def test_host_memory_under_a_transformation_is_refused(getkey):
@@ -261,7 +305,8 @@ def test_a_kernel_in_place_is_written_where_it_lies(getkey):
     from equintk._assembly import OnDevice
 
     tiles = Side(8, 2, 2)
-    assembly = OnDevice(tiles, tiles)
+    programs = Programs(features, kernel, jnp.transpose)
+    assembly = OnDevice(programs, tiles, tiles)
     assembly.write(0, 0, jnp.ones((2, 2)))
     before = assembly.result()
     assembly.write(1, 3, jnp.ones((2, 2)))

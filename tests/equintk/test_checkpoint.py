@@ -33,25 +33,19 @@ def x():
 
 def computed(directory, x, x2=None, weight=2.0, power=1, batch_size=4, **facts):
     """A kernel, and how many of its tiles and of its features were computed."""
-    calls = {"features": 0, "tiles": 0}
     weight = jnp.asarray(weight)
-    features = jax.jit(lambda block: ((), {"phi": jnp.sin(weight * block) ** power}))
-    product = jax.jit(lambda shared, one, two: one["phi"] @ two["phi"].T)
-
-    def counted_features(block):
-        calls["features"] += not isinstance(block, Tracer)
-        return features(block)
-
-    def counted_product(shared, one, two):
-        calls["tiles"] += not isinstance(one["phi"], Tracer)
-        return product(shared, one, two)
-
+    programs = simple.Counting(
+        lambda weight, block: ((), {"phi": jnp.sin(weight * block) ** power}),
+        lambda shared, one, two: one["phi"] @ two["phi"].T,
+        jnp.transpose,
+    )
     facts = {"the parameters": weight, "the kernel": "ntk", **facts}
-    kernel = pairwise(
-        counted_features, counted_product, jnp.transpose, x, x2, batch_size, NOTHING,
+    kernel, finite = pairwise(
+        programs, weight, x, x2, batch_size, NOTHING,
         checkpoint=None if directory is None else Checkpoint(directory, facts),
     )  # fmt: skip
-    return kernel, calls
+    assert isinstance(finite, Tracer) or finite
+    return kernel, {"features": len(programs.calls), "tiles": programs.n_tiles}
 
 
 def tiles_in(directory):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from equintk._batch import pairwise
+from equintk._programs import Programs
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,11 +27,10 @@ if len(sys.argv) > 2:
     jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
     assert jax.process_count() == 2
 from equintk import _schedule
-from equintk._batch import pairwise
 from equintk._checkpoint import Checkpoint, StoredTiles
 from tests.equintk import test_batch as simple
 
-calls, placed = [], []
+calls = []
 mesh = jax.sharding.Mesh(jax.devices(), "tiles")
 x1 = np.random.default_rng(0).standard_normal((45, 3))
 x2 = np.random.default_rng(1).standard_normal((13, 3))
@@ -72,18 +72,6 @@ compare(first, simple.driver(x1, None, 4))
 # fewer tiles than devices
 compare(simple.driver(x1[:3], None, 4, mesh=mesh), simple.driver(x1[:3], None, 4))
 
-# Parameters committed to one device: `place` moves them, once for each device.
-scale = jax.device_put(jnp.asarray(3.0), jax.local_devices()[0])
-
-def place(device):
-    placed.append(device)
-    here = jax.device_put(scale, device)
-    return jax.jit(lambda x: ((), here * x)), jax.jit(lambda s, a, b: a @ b.T)
-
-got = pairwise(*place(jax.local_devices()[0]), jnp.transpose, x1, None, 4, report,
-               mesh=mesh, place=place)
-assert placed[1:] == jax.local_devices()
-np.testing.assert_allclose(got, 9 * x1 @ x1.T, rtol=1e-13, atol=1e-13)
 # The whole way, with a model committed to one device.
 import equinox as eqx, equintk as nt
 model = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
@@ -132,10 +120,12 @@ def test_two_processes_give_each_the_numbers_of_one(tmp_path):
 
 
 def square(x, **options):
-    return pairwise(
-        lambda block: ((), block), lambda shared, one, two: one @ two.T,
-        jnp.transpose, x, None, 2, lambda done, total: None, **options,
-    )  # fmt: skip
+    programs = Programs(
+        lambda arrays, block: ((), block),
+        lambda shared, one, two: one @ two.T,
+        jnp.transpose,
+    )
+    return pairwise(programs, (), x, None, 2, lambda *_: None, **options)[0]
 
 
 def test_a_mesh_of_one_device_is_no_special_case():

@@ -8,8 +8,7 @@ from jax.extend.core import JaxprEqn
 
 from .. import fields, joins
 from ..errors import NoLimitError
-from ..layout import Factor
-from ..nodes import Data, Field, Par
+from ..nodes import Data, Par
 from ..pieces import Pieces
 from ..reader import Reader, rule
 
@@ -17,26 +16,13 @@ from ..reader import Reader, rule
 @rule("concatenate")
 def _concatenate(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     axis = int(eqn.params["dimension"])
-    parts = [fields.from_data(v) if isinstance(v, Data) else v for v in values]
-    likes = [part for part in parts if isinstance(part, Field)]
-    if not likes:
+    if any(isinstance(v, Par) for v in values):
         raise NoLimitError("parameters are concatenated")
-    parts = [_drawn(reader, part, likes[0], axis) for part in parts]
+    parts = [fields.from_data(v) if isinstance(v, Data) else v for v in values]
     kinds = [tuple(f.kind for f in part.axes[axis]) for part in parts]
     if all(kind == ("wide",) for kind in kinds):
         return [Pieces(axis, tuple(parts))]
     return [joins.concatenate(reader.atoms, parts, axis)]
-
-
-def _drawn(reader: Reader, part: Any, like: Field, axis: int) -> Any:
-    """A parameter beside an array, as an array of the same kinds of axes."""
-    if not isinstance(part, Par):
-        return part
-    factors = like.axes[axis]
-    kind = "wide" if any(f.kind == "wide" for f in factors) else "place"
-    own = (Factor(kind, part.shape[axis]),)
-    axes = fields.replaced(like.axes, axis, own)
-    return reader.field(part, Field(axes, (), like.dtype))
 
 
 @rule("stack")

@@ -1,0 +1,96 @@
+"""The compiled functions that kernels of pairs of examples are made with.
+
+As few and as small as can be: to compile one takes longer than most kernels do.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from ._checks import all_finite
+
+Features = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+Kernel = Callable[[PyTree, PyTree, PyTree], PyTree]
+Flip = Callable[[PyTree], PyTree]
+
+
+class Programs:
+    """Features of blocks of examples, and kernels of pairs of tiles of them.
+
+    Whoever keeps this object keeps what is compiled.
+
+    Attributes:
+        features: of arrays, such as a model's parameters, and of a block of examples:
+            what does not depend on the examples, `shared`, and what does, `each`, a
+            PyTree of arrays whose first axis counts them.
+        tile: of `shared`, of `each` of two tiles, and of whether they are the same one:
+            their kernel, exactly its own flip if they are, and whether all of it is
+            finite. With `None` for tiles of two sides, which are never the same.
+        whole: the same of arrays and of examples that are one tile.
+        place: writes a tile into a kernel, in place; with its flip, for one side.
+    """
+
+    def __init__(self, features: Features, kernel: Kernel, flip: Flip):
+        """Compile nothing yet.
+
+        Args:
+            features: see above.
+            kernel: of `shared` and of `each` of two tiles, arrays `(tile1, tile2, ...)`
+                of floating-point numbers.
+            flip: the kernel of two tiles in the other order.
+        """
+        self._features, self._kernel, self.flip = features, kernel, flip
+        self.features = jax.jit(features)
+        self.tile = jax.jit(self._tile)
+        self.whole = jax.jit(self._whole)
+        self.place = jax.jit(self._place, donate_argnums=0, static_argnums=4)
+
+    def _tile(
+        self, shared: PyTree, one: PyTree, two: PyTree, is_same: Array | None
+    ) -> tuple[PyTree, Array]:
+        return self._checked(self._kernel(shared, one, two), is_same)
+
+    def _whole(
+        self, arrays: PyTree, x1: PyTree, x2: PyTree, is_same: Array | None
+    ) -> tuple[PyTree, Array]:
+        shared, one = self._features(arrays, x1)
+        two = one if x2 is None else self._features(arrays, x2)[1]
+        return self._checked(self._kernel(shared, one, two), is_same)
+
+    def _checked(self, tile: PyTree, is_same: Array | None) -> tuple[PyTree, Array]:
+        """The tile, its own flip if it is the same one twice; whether it is finite."""
+
+        def symmetric(tile: PyTree) -> PyTree:
+            # A matrix product need not round `a @ b.T` and `b @ a.T` alike. Halved
+            # before they are added: the sum of two large halves may overflow.
+            return jtu.tree_map(lambda a, b: a * 0.5 + b * 0.5, tile, self.flip(tile))
+
+        if is_same is not None:
+            # A branch even where it is known: without one, XLA computes all that a tile
+            # is the sum of twice, for the tile and for its flip.
+            tile = jax.lax.cond(is_same, symmetric, lambda tile: tile, tile)
+        return tile, all_finite(tile)
+
+    def _place(
+        self, kernel: PyTree, tile: PyTree, i: Any, j: Any, with_flip: bool
+    ) -> PyTree:
+        kernel = jtu.tree_map(lambda k, a: _updated(k, a, i, j), kernel, tile)
+        if with_flip:
+            flipped = self.flip(tile)
+            kernel = jtu.tree_map(lambda k, a: _updated(k, a, j, i), kernel, flipped)
+        return kernel
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def joined(each: list[PyTree], size: int) -> PyTree:
+    """The first `size` examples of several blocks."""
+    return jtu.tree_map(lambda *parts: jnp.concatenate(parts)[:size], *each)
+
+
+def _updated(kernel: Array, part: Array, i: Any, j: Any) -> Array:
+    return jax.lax.dynamic_update_slice(kernel, part, (i, j) + (0,) * (part.ndim - 2))
