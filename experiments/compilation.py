@@ -13,9 +13,11 @@ def use_cache(config: Config) -> None:
     Programs fit the processor they were compiled on, so machines of other make that
     share a home directory have caches of their own.
     """
+    if not config.compilation_cache:
+        return
     import jax
 
-    if not config.compilation_cache or jax.config.jax_compilation_cache_dir:  # type: ignore
+    if jax.config.jax_compilation_cache_dir:  # type: ignore
         return
     jax.config.update("jax_compilation_cache_dir", str(_place(jax.__version__)))
     # By default only what takes over a second to compile is kept: 2 programs of 45.

@@ -27,6 +27,7 @@ class Asked:
         since: when the sweep began, by the clock of the disk.
         swept: the keys in which its jobs differ.
         command: what was typed.
+        config_dirs: directories of configs of the user's own.
         n_jobs: processes among which this machine's cores are divided.
     """
 
@@ -37,22 +38,28 @@ class Asked:
     since: float | None = None
     swept: Sequence[str] = ()
     command: Sequence[str] = tuple(sys.argv)
+    config_dirs: Sequence[str] = ()
     n_jobs: int = 1
 
     @classmethod
     def by_hydra(cls, hydra: Any) -> "Asked":
         """As Hydra tells it to the process of a job."""
-        choices = {
-            str(group): str(name)
-            for group, name in hydra.runtime.choices.items()
-            if name is not None
-        }
-        overrides = tuple(hydra.overrides.task)
+        asked = cls(
+            tuple(hydra.overrides.task),
+            choices(hydra),
+            config_dirs=tuple(
+                source.path
+                for source in hydra.runtime.config_sources
+                if source.provider == "command-line"
+            ),
+        )
         if hydra.mode.name == "RUN":
-            return cls(overrides, choices)
-        engine = choices["hydra/launcher"]
-        n_jobs = max(1, int(hydra.launcher.get("n_jobs") or 1))
-        asked = cls(overrides, choices, engine, n_jobs=n_jobs)
+            return asked
+        asked = dataclasses.replace(
+            asked,
+            engine=asked.choices["hydra/launcher"],
+            n_jobs=max(1, int(hydra.launcher.get("n_jobs") or 1)),
+        )
         try:
             record = progress.read(Path(hydra.runtime.cwd) / hydra.sweep.dir)
         except (OSError, ValueError):  # another sweeper keeps no record
@@ -61,6 +68,15 @@ class Asked:
             asked, sweep=record.directory, since=record.began, swept=record.swept,
             command=record.command,
         )  # fmt: skip
+
+
+def choices(hydra: Any) -> dict[str, str]:
+    """The option chosen in each group, of Hydra's own config."""
+    return {
+        str(group): str(name)
+        for group, name in hydra.runtime.choices.items()
+        if name is not None
+    }
 
 
 def split_seeds(job: Config) -> list[Config]:
@@ -149,6 +165,7 @@ def _compute(config: Config, asked: Asked, claim: claims.Claim, say: "_Teller") 
         "command": list(asked.command),
         "overrides": list(asked.overrides),
         "choices": asked.choices,
+        "config_dirs": list(asked.config_dirs),
         "engine": asked.engine,
         "sweep": asked.sweep and str(asked.sweep),
         "seed": config.seed,
@@ -173,6 +190,7 @@ def _compute(config: Config, asked: Asked, claim: claims.Claim, say: "_Teller") 
             ("relative test divergence", "relative_divergence_test"),
             ("kernel drift", "kernel_drift"),
             ("test accuracy", "accuracy_network_test"),
+            ("accuracy", "accuracy_folds"),
         )
         if column in results.summary
     ]

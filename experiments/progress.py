@@ -82,7 +82,7 @@ def read(directory: Path) -> Record:
     content = json.loads(path.read_text(encoding="utf-8"))
     try:
         runs = [
-            Planned(directory / run["place"], run["label"])
+            Planned(Path(os.path.normpath(directory / run["place"])), run["label"])
             for run in content.pop("runs")
         ]
         return Record(directory, path.stat().st_mtime, runs=runs, **content)

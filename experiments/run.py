@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from experiments import schema, tree
 from experiments.job import Asked, objective, run_job
+from experiments.notebook import run as run
 from experiments.schema import ConfigError
 
 
@@ -84,6 +85,6 @@ def _hint(argument: str) -> str | None:
 
 if __name__ == "__main__":
     # Under its own name, by which processes of a sweep find `task` again.
-    from experiments.run import main as run
+    from experiments.run import main as command
 
-    run()
+    command()

@@ -105,17 +105,27 @@ def write_done(
     Raises:
         claims.Lost: if another process took over; nothing is written.
     """
+    texts = tables(config, curves, columns, summary)
+    return _write(config, claim, "DONE", record, patch, texts)
+
+
+def tables(
+    config: Config,
+    curves: Iterable[Sequence[Any]],
+    columns: Sequence[str],
+    summary: Mapping[str, Any],
+) -> dict[str, str]:
+    """The texts of `curves.csv` and `summary.csv`."""
     flat = {
         "run": run_id(config),
         "seed": config.seed,
         **_flat(identity(config)),
         **summary,
     }
-    tables = {
+    return {
         "curves.csv": _csv(columns, curves),
         "summary.csv": _csv(flat, [list(flat.values())]),
     }
-    return _write(config, claim, "DONE", record, patch, tables)
 
 
 def write_failed(

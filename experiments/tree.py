@@ -49,10 +49,12 @@ def missing_extra(preset: str) -> str | None:
     module, extra = _EXTRAS.get(preset, (None, None))
     if module is None or find_spec("hydra_plugins") and _found(module):
         return None
+    # Ray's launcher asks for an older package than the constraints have.
+    exact = "" if extra == "ray" else "-c constraints.txt "
     return (
         f"`{preset}` needs packages that are not installed. Type "
         f'`pip install "equintk[experiments,{extra}]"`; in a checkout, '
-        f'`pip install -c constraints.txt -e ".[experiments,{extra}]"`.'
+        f'`pip install {exact}-e ".[experiments,{extra}]"`.'
     )
 
 

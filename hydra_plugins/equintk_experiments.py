@@ -24,19 +24,8 @@ class RunsConfig:
     params: dict[str, str] | None = None
 
 
-@dataclass
-class ProcessesConfig:
-    """One process for each job, `n_jobs` of them at once."""
-
-    _target_: str = "hydra_plugins.equintk_experiments.Processes"
-    n_jobs: int = 2
-
-
 ConfigStore.instance().store(
     group="hydra/sweeper", name="runs", node=RunsConfig, provider="equintk"
-)
-ConfigStore.instance().store(
-    group="hydra/launcher", name="processes", node=ProcessesConfig, provider="equintk"
 )
 
 
@@ -75,6 +64,11 @@ class Processes(Launcher):
     """One process for each job; one that dies takes nothing else with it."""
 
     def __init__(self, n_jobs: int):
+        if not isinstance(n_jobs, int) or n_jobs < 1:
+            raise ValueError(
+                f"hydra.launcher.n_jobs={n_jobs} is out of range: it must be a whole "
+                "number, at least 1."
+            )
         self._n_jobs = n_jobs
 
     def setup(

@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "equintk").rglob("*.py"))
-EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+EXPERIMENTS = sorted(
+    path
+    for room in ("experiments", "hydra_plugins")
+    for path in (ROOT / room).rglob("*.py")
+)
 BENCHMARKS = sorted(
     path
     for path in (ROOT / "benchmarks").rglob("*.py")
@@ -19,10 +23,14 @@ BENCHMARKS = sorted(
 )
 
 
-def imported(path):
-    """The dotted names that a file imports, relative ones made absolute."""
+def imported(path, late=True):
+    """The dotted names that a file imports, relative ones made absolute.
+
+    Those inside functions too, unless `late` is false.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(module) if late else module.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -101,9 +109,17 @@ def test_every_dependency_has_a_lower_bound_and_an_exact_version():
     assert names <= {name.replace("_", "-").lower() for name in exact} | exact
 
 
-def test_the_wheel_holds_the_library_alone():
+def test_the_wheel_holds_the_library_the_experiments_and_their_configs():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [
-        "equintk"
-    ]
-    assert not list((ROOT / "equintk").rglob("test*"))
+    wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["equintk", "experiments", "hydra_plugins"]
+    assert wheel["force-include"] == {"conf": "experiments/conf"}
+    for package in wheel["packages"]:
+        assert not list((ROOT / package).rglob("test*"))
+
+
+def test_what_every_hydra_application_imports_is_light():
+    # Hydra imports each file of `hydra_plugins`, whoever uses it.
+    for path in (ROOT / "hydra_plugins").glob("*.py"):
+        heads = {name.split(".")[0] for name in imported(path, late=False)}
+        assert heads <= {"collections", "dataclasses", "typing", "hydra", "omegaconf"}
