@@ -33,7 +33,7 @@ def test_commands_answer_without_jax():
     done = equintk("status", "nowhere")
     assert done.returncode == 1
     imported = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
-    assert "experiments.status" in imported
+    assert "experiments.progress" in imported
     assert {"jax", "pandas"}.isdisjoint(imported)
 
 
