@@ -1,9 +1,11 @@
 """Bad input: what was got, what is needed, what to type."""
 
 import functools
+import inspect
 import math
 import numbers
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +16,22 @@ import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
 
+# Entries looked at together: an array of truth values as large as a kernel is too much.
+_AT_ONCE = 2**24
+
 
 def is_traced(*trees: Any) -> bool:
     """Whether any value is known only when a transformed function runs."""
     return any(isinstance(leaf, Tracer) for leaf in jtu.tree_leaves(trees))
+
+
+def warn(text: str) -> None:
+    """Warn of the user's own line, however many frames of ours lie in between."""
+    ours = {"equintk", "equinox", "jaxtyping", "beartype"}
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_globals.get("__name__", "").split(".")[0] in ours:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def finite(name: str, tree: Any) -> Any:
@@ -35,16 +49,16 @@ def finite(name: str, tree: Any) -> Any:
         if is_traced(leaf):
             text = f"`{name}` holds NaN or infinity."
             return eqx.error_if(leaf, ~jnp.all(jnp.isfinite(leaf)), text)
-        bad = ~np.isfinite(np.asarray(leaf))
-        if bad.any():
-            first = tuple(int(i) for i in np.argwhere(bad)[0])
-            where = f", the first at {first}" if first else ""
-            raise ValueError(
-                f"`{name}` must be finite, but {int(bad.sum())} of its {bad.size} "
-                f"entries are non-finite (NaN or infinity){where}. Remove or replace "
-                "them."
-            )
-        return leaf
+        array = np.asarray(leaf)
+        if _all_finite(array):
+            return leaf
+        bad = ~np.isfinite(array)
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        where = f", the first at {first}" if first else ""
+        raise ValueError(
+            f"`{name}` must be finite, but {int(bad.sum())} of its {bad.size} entries "
+            f"are non-finite (NaN or infinity){where}. Remove or replace them."
+        )
 
     return jtu.tree_map(check, tree)
 
@@ -88,9 +102,13 @@ def finite_result(what: str, arrays: Any, finite: Any = None) -> Any:
 
 def _all_finite(array: Any) -> bool:
     """Without an array of truth values as large as a large kernel."""
-    if isinstance(array, np.ndarray):
-        return all(np.isfinite(rows).all() for rows in array)
-    return bool(_compiled_all_finite(array))
+    if not isinstance(array, np.ndarray):
+        return bool(_compiled_all_finite(array))
+    if array.size <= _AT_ONCE:
+        return bool(np.isfinite(array).all())
+    rows = max(1, _AT_ONCE // array[0].size)
+    parts = (array[i : i + rows] for i in range(0, len(array), rows))
+    return all(np.isfinite(part).all() for part in parts)
 
 
 def all_finite(tree: Any) -> Any:

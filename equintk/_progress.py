@@ -9,7 +9,9 @@ from ._types import Progress
 _SECONDS_BETWEEN_LINES = 2.0
 
 
-def reporter(progress: Progress, what: str) -> Callable[[int, int], object]:
+def reporter(
+    progress: Progress, what: str, unit: str = "blocks"
+) -> Callable[[int, int], object]:
     """A function of (done, total); prints at most every two seconds and at the end."""
     if callable(progress):
         return progress
@@ -26,7 +28,7 @@ def reporter(progress: Progress, what: str) -> Callable[[int, int], object]:
         last = now
         left = (now - start) / done * (total - done)
         print(
-            f"{what}: {done} of {total} blocks, {now - start:.0f} s, {left:.0f} s left",
+            f"{what}: {done} of {total} {unit}, {now - start:.0f} s, {left:.0f} s left",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Any square lineax operator as a function of vectors, and bases of vectors."""
+"""Any lineax operator as a function of vectors, and bases of vectors."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -36,7 +36,7 @@ class Flat(NamedTuple):
     product: Callable[[Array], Array]
     unravel: Callable[[Array], Any]
 
-    def products(self, columns: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    def products(self, columns: Float[Array, "n m"]) -> Float[Array, "rows m"]:
         """With each column of a matrix."""
         return jax.lax.map(self.product, columns.T, batch_size=_AT_ONCE).T
 

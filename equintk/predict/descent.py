@@ -1,7 +1,6 @@
 """Full-batch gradient descent on a squared loss: training in steps."""
 
 import math
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -80,11 +79,10 @@ class GradientDescent(eqx.Module):
             basis = self.problem.basis
             slack = rounding(len(basis.eigenvalues), basis.dtype)
             if self._speed() > (1 + slack) * self._limit():
-                warnings.warn(
+                _checks.warn(
                     f"`learning_rate` is {self.learning_rate:.6g}, beyond the largest "
                     f"stable one, {self._bound():.6g}: predictions diverge with the "
                     "number of steps. Type a smaller one, such as half of it.",
-                    stacklevel=2,
                 )
 
     def train(self, steps: Any, f0_train: Any) -> Float[Array, "..."]:
@@ -143,8 +141,7 @@ class GradientDescent(eqx.Module):
 
     def steps(self, steps: Any) -> Any:
         """The numbers of steps, checked."""
-        whole = lambda s: s == s.__array_namespace__().floor(s)
-        steps = moments("steps", steps, "a whole number of at least 0", whole)
+        steps = whole_steps(steps)
         if self._has_momentum:
             steps = _countable(steps)
         if not (_checks.is_traced(steps) or np.isinf(steps).any()):
@@ -190,10 +187,7 @@ class GradientDescent(eqx.Module):
             return decay, Response(
                 decay, self._like(steps, self.learning_rate), WAY, VELOCITY
             )
-        xp = steps.__array_namespace__()
-        ended = xp.isinf(steps)
-        rate = self._like(steps, self.learning_rate) * c
-        return (_Descent(rate=rate, steps=xp.where(ended, 0, steps), ended=ended),)
+        return descent_filters(steps, self._like(steps, self.learning_rate) * c)
 
     def _velocity_filters(self, steps: Any, c: Any) -> tuple[AbstractFilter, ...]:
         if not self._has_momentum:
@@ -219,6 +213,17 @@ class GradientDescent(eqx.Module):
         return steps.__array_namespace__().asarray(value, dtype=steps.dtype)
 
 
+def descent_filters(steps: Any, rate: Any) -> tuple[AbstractFilter]:
+    """What steps of a rate, c * learning_rate, make of a residual."""
+    return (_Descent.at(steps, rate),)
+
+
+def whole_steps(steps: Any) -> Any:
+    """Numbers of steps, checked."""
+    whole = lambda s: s == s.__array_namespace__().floor(s)
+    return moments("steps", steps, "a whole number of at least 0", whole)
+
+
 def _countable(steps: Any) -> Any:
     """Numbers of steps whose binary digits can be gone through."""
     text = f"`steps` must be at most {MOST_STEPS:.0e} with momentum, or infinity"
@@ -239,6 +244,12 @@ class _Descent(AbstractDecay):
     rate: Any
     steps: Any
     ended: Any
+
+    @classmethod
+    def at(cls, steps: Any, rate: Any) -> "_Descent":
+        xp = steps.__array_namespace__()
+        ended = xp.isinf(steps)
+        return cls(rate=rate, steps=xp.where(ended, 0, steps), ended=ended)
 
     @property
     def duration(self) -> Any:

@@ -1,6 +1,5 @@
 """Gradient descent on any loss, in steps, as the training outputs see it."""
 
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -238,11 +237,10 @@ class FunctionSpaceDescent(eqx.Module):
         """Warn of a learning rate beyond what the loss at the start allows."""
         bound = float(self._bound(start))
         if self.learning_rate > SLACK * bound:
-            warnings.warn(
+            _checks.warn(
                 f"`learning_rate` is {self.learning_rate:.6g}, but at the outputs that "
                 f"training starts from only {bound:.6g} is stable: predictions may "
                 "diverge. Type a smaller one, such as half of it.",
-                stacklevel=4,
             )
 
 

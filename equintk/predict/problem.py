@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import _checks
 from .._decay import AbstractFilter
-from .._linalg import Eigenbasis, flatten_kernel
+from .._eigenbasis import Eigenbasis
+from .._linalg import flatten_kernel
 from . import arguments
 from .state import State
 
@@ -38,26 +39,11 @@ class Problem(eqx.Module):
         self, k_train_train: Any, y_train: Any, c: Any, ridge: Any, ridge_relative: Any
     ):
         """Check the arguments and decompose the kernel."""
-        y_train = arguments.array("y_train", y_train)
-        if y_train.ndim == 0 or y_train.size == 0:
-            raise ValueError(
-                "`y_train` must hold targets of shape (n, *out) with a first axis that "
-                f"counts examples, but it has shape {y_train.shape}. For a single "
-                "example pass `y_train[None]`."
-            )
+        y_train = targets(y_train)
         kernel = arguments.array("k_train_train", k_train_train)
-        n, *out = y_train.shape
-        if kernel.shape not in ((n, n), (n, n, *out, *out)):
-            raise ValueError(
-                f"`k_train_train` has shape {kernel.shape}, but `y_train` has shape "
-                f"{y_train.shape} and so needs {(n, n)} (`ntk`, averaged over outputs)"
-                f" or {(n, n, *out, *out)} (`ntk_full`)."
-            )
+        kernel, self.coupled = flat_train_kernel(kernel, y_train.shape)
         c = arguments.number(_checks.positive("c", c))
-        self.coupled = bool(out) and kernel.ndim > 2
-        if self.coupled:
-            kernel = flatten_kernel(kernel, len(out))
-        self.shift = _shift(kernel, c, ridge, ridge_relative)
+        self.shift = shift(kernel.diagonal(), c, ridge, ridge_relative)
         self.basis = Eigenbasis(kernel, self.shift)
         self.y_train = y_train
         self.c = c
@@ -152,8 +138,37 @@ class Problem(eqx.Module):
         return lambda a: jnp.asarray(a, wide), dtype
 
 
-def _shift(kernel: Any, c: Any, ridge: Any, ridge_relative: Any) -> Any:
-    """What a ridge adds to the eigenvalues of a flat kernel."""
+def targets(y_train: Any) -> Any:
+    """The targets, checked."""
+    y_train = arguments.array("y_train", y_train)
+    if y_train.ndim == 0 or y_train.size == 0:
+        raise ValueError(
+            "`y_train` must hold targets of shape (n, *out) with a first axis that "
+            f"counts examples, but it has shape {y_train.shape}. For a single "
+            "example pass `y_train[None]`."
+        )
+    return y_train
+
+
+def flat_train_kernel(kernel: Any, shape: tuple[int, ...]) -> tuple[Any, bool]:
+    """The kernel as a matrix for targets of a shape, and whether outputs couple.
+
+    Raises:
+        ValueError: if it does not fit.
+    """
+    n, *out = shape
+    if kernel.shape not in ((n, n), (n, n, *out, *out)):
+        raise ValueError(
+            f"`k_train_train` has shape {kernel.shape}, but `y_train` has shape "
+            f"{shape} and so needs {(n, n)} (`ntk`, averaged over outputs)"
+            f" or {(n, n, *out, *out)} (`ntk_full`)."
+        )
+    coupled = bool(out) and kernel.ndim > 2
+    return (flatten_kernel(kernel, len(out)) if coupled else kernel), coupled
+
+
+def shift(diagonal: Any, c: Any, ridge: Any, ridge_relative: Any) -> Any:
+    """What a ridge adds to the eigenvalues of a flat kernel with a diagonal."""
     ridge = arguments.number(_checks.non_negative("ridge", ridge))
     relative = arguments.number(_checks.non_negative("ridge_relative", ridge_relative))
     if not _checks.is_traced(ridge, relative) and ridge and relative:
@@ -161,11 +176,11 @@ def _shift(kernel: Any, c: Any, ridge: Any, ridge_relative: Any) -> Any:
             f"`ridge` is {ridge:g} and `ridge_relative` {relative:g}, but only one of "
             "them may be set: type one penalty, in either unit."
         )
-    if not _checks.is_traced(kernel, c, ridge, relative):
-        return ridge / c + relative * float(np.mean(np.diag(kernel), dtype=np.float64))
-    kernel = jnp.asarray(kernel)
-    c, ridge, relative = (jnp.asarray(a, kernel.dtype) for a in (c, ridge, relative))
-    return ridge / c + relative * jnp.mean(jnp.diag(kernel))
+    if not _checks.is_traced(diagonal, c, ridge, relative):
+        return ridge / c + relative * float(np.mean(np.asarray(diagonal), dtype=float))
+    diagonal = jnp.asarray(diagonal)
+    c, ridge, relative = (jnp.asarray(a, diagonal.dtype) for a in (c, ridge, relative))
+    return ridge / c + relative * jnp.mean(diagonal)
 
 
 def _sum(apply: Any, filters: Any, sources: Any) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import equintk as nt
-from equintk._linalg import Eigenbasis, flatten_kernel, rounding
+from equintk._eigenbasis import Eigenbasis
+from equintk._linalg import flatten_kernel, rounding
 from equintk.predict.descent import _Descent
 from equintk.predict.flow import _Flow
 from tests.helpers import assert_close, relative_error, tolerance
