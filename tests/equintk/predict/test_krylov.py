@@ -104,8 +104,8 @@ def test_descent_is_that_of_the_eigenbasis_within_the_returned_error(data, speed
 
 def test_an_error_that_is_large_is_returned_and_warned_about(data):
     kernel, test_kernel, y, f0, g0 = data
-    given = {"ridge": 1e-3, "max_bytes": 48 * 20 * N + 8.0 * N * 40 + 40 * 40**2}
-    flow = nt.predict.KrylovFlow(kernel, y, f0, **given)
+    room = 48 * 20 * N + 8 * N * 40 + 40 * 40**2
+    flow = nt.predict.KrylovFlow(kernel, y, f0, ridge=1e-3, max_bytes=room)
     exact = nt.predict.GradientFlow(kernel, y, ridge=1e-3)
     times = [0.01, 1.0, 100.0, np.inf]
     with pytest.warns(
@@ -146,13 +146,13 @@ def test_errors_of_products_in_single_precision_are_in_the_returned_error(data):
     single = lambda a: jnp.asarray(a, jnp.float32)
     tags = (lx.symmetric_tag,)
     operator = lx.MatrixLinearOperator(single(kernel), tags)
-    flow = nt.predict.KrylovFlow(operator, single(y), single(f0), ridge=1e-3)
-    exact = nt.predict.GradientFlow(single(kernel).astype(float), y, ridge=1e-3)
-    times = np.array([1.0, 1e3, np.inf])
+    flow = nt.predict.KrylovFlow(operator, single(y), single(f0), ridge=0.03)
+    exact = nt.predict.GradientFlow(single(kernel).astype(float), y, ridge=0.03)
+    times = np.array([1.0, 30.0, np.inf])
     found = flow.test(times, lx.MatrixLinearOperator(single(test_kernel)), g0)
     right = exact.test(times, single(test_kernel).astype(float), f0, g0)
     wrong = [rms(a - b) for a, b in zip(found.value, right, strict=True)]
-    assert wrong[-1] > 1e-6 * rms(f0 - y)  # products in float64 are better
+    assert wrong[-1] > 1e-8  # products in float64 are better
     assert (np.array(wrong) <= np.asarray(found.error)).all()
     late = nt.predict.KrylovFlow(operator, single(y), single(f0), latest=1e9)
     with pytest.warns(UserWarning, match="rounded to 1e-07.*pass float64 arrays"):
