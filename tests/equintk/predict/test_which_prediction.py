@@ -30,4 +30,4 @@ def test_code_blocks_run_and_give_the_values_in_their_comments():
                     n_compared += 1
                 else:
                     exec(code, names)
-    assert n_compared == 7
+    assert n_compared == 8
