@@ -146,7 +146,7 @@ def free(n: int) -> int:
 
 def _compare(scaled: Any, found: Any, right: Any, at_most: float) -> int:
     """The errors of answers beside what they return; 1 if one is above its bound."""
-    lines = [("t * largest", "inputs", "error", "largest entry", "returned")]
+    lines: list[Any] = [("t * largest", "inputs", "error", "largest entry", "returned")]
     failed = 0
     for inputs, answer, reference in zip(("train", "test"), found, right, strict=False):
         for i, time_ in enumerate(scaled):
@@ -224,7 +224,7 @@ class _Clock:
 
     def table(self) -> str:
         """Everything seen."""
-        lines = [("", "wall s", "CPU s")]
+        lines: list[Any] = [("", "wall s", "CPU s")]
         for name, seconds in self.seen.items():
             lines.append((name, *(f"{s:.1f}" for s in seconds)))
         return aligned(lines)
