@@ -40,7 +40,7 @@ def grid(n_panels: int, panel: tuple[float, float]) -> tuple["Figure", list["Axe
 
 def footnote(figure: "Figure", text: str) -> None:
     """How to read the figure, below it."""
-    width = int(14 * figure.get_figwidth())  # letters of this size
+    width = int(15.5 * figure.get_figwidth())  # letters of this size
     figure.supxlabel(textwrap.fill(text, width), fontsize=9, color="0.35")
 
 

@@ -27,8 +27,8 @@ ANALYSIS = {
 @pytest.fixture(autouse=True)
 def quick_figures(monkeypatch):
     # drawing is tested with the figures, and in the test that runs the command
-    def save(self, path, **_):
-        Path(path).write_bytes(b"")
+    def save(self, file, **_):
+        file.write(b"")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
 
@@ -55,7 +55,9 @@ def test_the_command_writes_its_files_and_reports_without_importing_jax(study):
         for name in ("runs", "curves", "aggregate", "slopes", "verdicts")
     }
     files |= {"_figures/through_training.png", "_figures/along_width.png"}
+    files |= {"report.html"}
     written = [path for path in study.glob("_*/*") if path.is_file()]
+    written += study.glob("*.html")
     assert {str(path.relative_to(study)) for path in written} == files
     assert all(f"Wrote {path}" in done.stdout for path in written)
     assert "Does it converge?" in done.stdout
@@ -126,14 +128,14 @@ def test_one_run_has_tables_and_curves_but_no_slopes(tmp_path):
     analysis = analyze(tmp_path)
     assert [path.name for path in analysis.paths] == [
         "runs.csv", "curves.csv", "aggregate.csv", "slopes.csv", "verdicts.csv",
-        "through_training.png",
+        "through_training.png", "report.html",
     ]  # fmt: skip
     assert "1 run;" in analysis.text and "±" not in analysis.text.split("\n", 1)[1]
 
 
 def test_a_stale_figure_does_not_outlive_its_runs(study):
     analyze(study)
-    runs = sorted(study.glob("r*"))
+    runs = [path for path in sorted(study.glob("r*")) if path.is_dir()]
     for run in runs[1:]:
         shutil.rmtree(run)
     analysis = analyze(study)
