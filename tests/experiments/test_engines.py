@@ -1,0 +1,99 @@
+"""Engines of a sweep, with runs that sleep in place of JAX, and once with real ones."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.reading import load_runs
+
+from .commands import ROOT, SMALL
+from .test_crash_drill import Drill
+
+PROCESSES = ("hydra/launcher=processes", "hydra.launcher.n_jobs=2")
+
+
+def wait_for(study, words):
+    until = time.monotonic() + 120
+    while words not in study.said.read_text():
+        assert time.monotonic() < until, study.said.read_text()
+        time.sleep(0.02)
+
+
+def test_a_process_that_is_killed_takes_no_other_job_with_it(tmp_path):
+    study = Drill(tmp_path, widths=(8, 16, 32), seeds=1, seconds=1.5)
+    sweep = study.start(*PROCESSES)
+    wait_for(study, "computing")
+    (victim, *_) = study.owners()
+    os.kill(victim, signal.SIGKILL)
+    assert sweep.wait() == 1
+    said = study.said.read_text()
+    assert re.search("The process of .* was killed by SIGKILL, as happens when", said)
+    assert "2 of 3 runs finished." in said
+    assert re.search(r"^  width=\d+ seed 0 +killed: ", said, re.MULTILINE)
+    assert len(load_runs(study.study)[0]) == 2
+    # and the next call computes what is missing, and only that
+    n_computed = said.count("computing")
+    assert study.start(*PROCESSES).wait() == 0
+    assert study.said.read_text().count("computing") == n_computed + 1
+
+
+@pytest.mark.parametrize("engine", [(), PROCESSES], ids=["plain", "processes"])
+def test_a_sweep_that_is_interrupted_goes_on_where_it_was(tmp_path, engine):
+    study = Drill(tmp_path, widths=(8, 16), seeds=1, seconds=0.8)
+    sweep = study.start("hydra.launcher.n_jobs=1", *engine[:1]) if engine else (
+        study.start()
+    )  # fmt: skip
+    wait_for(study, "[1 of 2")
+    wait_for_two(study)
+    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    assert sweep.wait() == 130
+    assert "Stopped. What was finished is kept" in study.said.read_text()
+    assert os.listdir(study.study / "_running") == []
+    assert len(list(study.study.glob("r*"))) == 1
+    assert study.start().wait() == 0
+    assert len(list(study.study.glob("r*"))) == 2
+
+
+def wait_for_two(study):
+    while study.said.read_text().count("computing") < 2:
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine, module",
+    [("processes", "hydra"), ("loky", "hydra_plugins.hydra_joblib_launcher"),
+     ("slurm_rehearsal", "hydra_plugins.hydra_submitit_launcher"),
+     ("ray_local", "hydra_plugins.hydra_ray_launcher")],
+)  # fmt: skip
+def test_every_engine_computes_the_same_tables(tmp_path, engine, module):
+    pytest.importorskip(module)
+    found = {}
+    for name in ("basic", engine):
+        command = [
+            sys.executable, "-m", "experiments.run", "-m", f"hydra/launcher={name}",
+            f"output_dir={tmp_path / name}", *SMALL, "width=8,12", "seeds=2",
+        ]  # fmt: skip
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        _, curves = load_runs(tmp_path / name)
+        found[name] = curves
+        (engines,) = {
+            json.loads(path.read_text())["engine"]
+            for path in (tmp_path / name).glob("*/r*/provenance.json")
+        }
+        assert engines == name
+    before, after = found.values()
+    assert before.drop(columns="value").equals(after.drop(columns="value"))
+    assert after["value"].to_numpy() == pytest.approx(
+        before["value"].to_numpy(), rel=1e-6
+    )
