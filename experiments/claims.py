@@ -74,7 +74,7 @@ class Claim:
 
     def end(self, status: str) -> None:
         """Say that all files of the run are written, so that only `commit` is left."""
-        text = json.dumps({"status": status, **_myself()})
+        text = json.dumps({"status": status, **myself()})
         files.replace(self.work / "status.json", text)
 
     def commit(self) -> None:
@@ -124,7 +124,7 @@ def take(place: Path, stale: float, about: Mapping[str, Any]) -> Claim | None:
         except FileExistsError:
             continue  # another process was faster
     try:
-        text = json.dumps({"status": "RUNNING", **about, **_myself()})
+        text = json.dumps({"status": "RUNNING", **about, **myself()})
         files.replace(work / "status.json", text)
     except FileNotFoundError:
         return None  # paused for so long that another process took over
@@ -238,7 +238,7 @@ def _owner(work: Path, stale: float) -> Owner:
         except OSError:
             return Owner(work, about, False, 0.0)
     silent = max(0.0, files.clock(work.parent) - beat)
-    return Owner(work, about, silent <= stale and not _is_dead(about), silent)
+    return Owner(work, about, silent <= stale and not is_dead(about), silent)
 
 
 def _ended(work: Path) -> bool:
@@ -254,14 +254,15 @@ def read(where: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _myself() -> dict[str, Any]:
+def myself() -> dict[str, Any]:
+    """What tells others of this process, and them whether it has ended."""
     pid = os.getpid()
     about = {"host": socket.gethostname(), "pid": pid}
     return {**about, "machine": _machine(), "process": _born(pid)}
 
 
-def _is_dead(about: Mapping[str, Any]) -> bool:
-    """Whether the owner ran on this machine and has ended.
+def is_dead(about: Mapping[str, Any]) -> bool:
+    """Whether a process, as by `myself`, ran on this machine and has ended.
 
     Elsewhere nothing can be said, and the heartbeat decides.
     """

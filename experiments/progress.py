@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ class Record:
         force: whether what ended before the sweep is computed again.
         retry: whether what failed before is.
         stale: seconds of silence after which a run counts as interrupted.
+        owner: the process of the sweep.
     """
 
     directory: Path
@@ -49,6 +50,7 @@ class Record:
     force: bool
     retry: bool
     stale: float
+    owner: Mapping[str, Any]
     runs: Sequence[Planned]
 
     @property
@@ -59,10 +61,16 @@ class Record:
         except (OSError, ValueError, KeyError):
             return None
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its process may still be there; on other machines nobody knows."""
+        return self.ended is None and not claims.is_dead(self.owner)
+
 
 def write(directory: Path, content: dict[str, Any]) -> Record:
     """Write a sweep's record, which is when it begins."""
     directory.mkdir(parents=True, exist_ok=True)
+    content = {**content, "owner": claims.myself()}
     files.replace(directory / "sweep.json", json.dumps(content, indent=1))
     return read(directory)
 
@@ -158,7 +166,7 @@ class Survey:
             if self.counts[state]
         ]
         left = self.seconds_left
-        if left is not None and left > 0 and not self.record.ended:
+        if left and self.record.goes_on:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 

@@ -72,16 +72,10 @@ def _watch(paths: Sequence[Path]) -> int:
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
             live.update(Text("\n".join(_lines(paths))), refresh=True)
-            if not any(map(_goes_on, studies(paths))):
+            going = [r for study in studies(paths) for r in progress.records(study)]
+            if not any(record.goes_on for record in going):
                 return 0
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _goes_on(study: Path) -> bool:
-    latest = progress.records(study)[-1:]
-    return any(record.ended is None for record in latest) and bool(
-        Survey(latest[0]).counts["running"]
-    )
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[str]:
@@ -93,20 +87,14 @@ def _lines(paths: Sequence[Path]) -> Iterator[str]:
         yield f"{study}: {total or 'no run has ended'}"
         records = progress.records(study)
         # Sweeps that go on, and the last one in any case.
-        shown = [r for r in records[:-1] if r.ended is None and _alive(r)]
+        shown = [record for record in records[:-1] if record.goes_on]
         for record in [*shown, *records[-1:]]:
             yield from _sweep(record)
 
 
-def _alive(record: Record) -> bool:
-    return Survey(record).counts["running"] > 0
-
-
 def _sweep(record: Record) -> Iterator[str]:
     survey = Survey(record)
-    how = record.ended or (
-        "going on" if survey.counts["running"] else "nothing of it is running"
-    )
+    how = record.ended or ("going on" if record.goes_on else "killed")
     yield f"  sweep of {progress.since(record)}, {record.engine}, {how}: {survey.line}"
     stale = record.stale
     told = 0
