@@ -20,7 +20,7 @@ from tests.helpers import assert_close, numpy_rng
 from tests.zoo import LAYERS, MODELS
 
 QUICK = [
-    *list(LAYERS)[::4],
+    *list(LAYERS)[::8],
     "custom jvp with a weight inside",
     "custom vjp with weights inside",
 ]
@@ -111,6 +111,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.slow
 def test_every_activation_has_the_derivatives_that_nesting_gives():
     rng = numpy_rng(jr.key(0))
     x, v = jnp.asarray(rng.standard_normal((2, 6)))
@@ -164,6 +165,7 @@ def test_a_polynomial_in_the_parameters_is_its_own_expansion(getkey):
     assert abs(quadratic(x) - at(quadratic, model)(x)) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_error_of_an_expansion_falls_by_its_degree_plus_one(mlp):
     x = jnp.ones(3)
     for degree in (1, 2, 3):
@@ -213,6 +215,7 @@ def test_a_trained_linearised_model_follows_gradient_descent(mlp, getkey):
             assert_close(jax.vmap(linear)(x), descent.train(n, f0), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_weight_decay_moves_the_tangent_copy_alone(mlp):
     linear = nt.linearize(mlp)
     arrays = eqx.filter(linear, eqx.is_inexact_array)
@@ -255,7 +258,7 @@ def test_an_expansion_is_an_argument_of_compiled_functions_and_no_constant(mlp, 
     assert traces == 1
 
 
-@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize("degree", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_ensemble_of_expansions_is_mapped_over(degree, getkey):
     x, keys = jr.normal(getkey(), (3,)), jr.split(getkey(), 4)
     build = lambda key: eqx.nn.MLP(3, 2, 8, 1, activation=jnp.tanh, key=key)
@@ -312,7 +315,7 @@ class Several(eqx.Module):
         return {"h": h + angles, "best": jnp.argmax(h), "name": "several", "n": None}
 
 
-@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize("degree", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_arguments_and_outputs_of_any_kind_pass_through(degree, getkey):
     model = Several(
         eqx.nn.Linear(3, 2, key=getkey()), eqx.nn.Dropout(0.5), jnp.asarray([1j, 2.0])

@@ -25,6 +25,7 @@ def difficult(dtype=jnp.float64):
     return jnp.stack([x[0], x[0], -x[0], 2 * x[0], near, 0 * x[0], x[1]])
 
 
+@pytest.mark.slow
 def test_the_diagonal_of_deep_relu_networks_is_exact():
     # q' = W^2 q / 2 + b^2 and the tangent kernel t' = q' + W^2 t / 2.
     x = jr.normal(jr.key(2), (2000, 5)) * jnp.exp(jr.normal(jr.key(3), (2000, 1)))
@@ -48,7 +49,9 @@ def test_the_diagonal_of_deep_relu_networks_is_exact():
         np.testing.assert_allclose(ntk, t[part], rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64]
+)
 @pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.gelu, jnp.abs])
 def test_equal_opposite_and_zero_inputs_have_finite_kernels_and_gradients(
     activation, dtype

@@ -173,6 +173,7 @@ def limit_kernels(x):
     return nngp, nngp + 1.96 * slopes * first
 
 
+@pytest.mark.slow
 def test_four_hundred_trained_networks_are_spread_as_predicted():
     width, n_networks, steps = 512, 400, (4, 32)
     rng = np.random.default_rng(3)

@@ -92,6 +92,7 @@ def test_outputs_are_those_of_optax_on_the_linearised_network(network, loss, reg
     assert_close(backwards, test[::-1])
 
 
+@pytest.mark.slow
 def test_an_averaged_kernel_moves_each_output_alike():
     # One network of scalar output for each output: the kernel is theirs, uncoupled.
     alone = draw(out=1)
@@ -148,6 +149,7 @@ def test_minibatches_are_carried_on_after_whole_rounds_only(network):
         descent.state(7, network.f0_train)
 
 
+@pytest.mark.slow
 def test_examples_without_a_label_are_only_predicted(network):
     hidden = np.where(LABELLED[:, None], TARGETS, np.nan)
     given = {"loss": losses.huber, "c": C, "ridge": RIDGE}
@@ -227,6 +229,7 @@ def test_flow_of_the_squared_loss_is_the_closed_form_to_its_tolerance(network):
     )
 
 
+@pytest.mark.slow
 def test_small_steps_approach_the_flow(network):
     kernel, f0 = network.k_train_train, network.f0_train
     flow = FunctionSpaceFlow(kernel, LABELS, loss=SOFTMAX, rtol=1e-9, atol=1e-12)
@@ -274,7 +277,14 @@ def predict(how, kernel, y, power, rate, ridge, weights, f0):
     return jnp.sum(jnp.sin(descent.train(steps, f0)))
 
 
-@pytest.mark.parametrize("how", ["steps", "end", "flow"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "steps",
+        pytest.param("end", marks=pytest.mark.slow),
+        pytest.param("flow", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_agree_with_finite_differences(network, how):
     numbers = (
         network.k_train_train, TARGETS, jnp.array(1.3), jnp.array(0.1),
@@ -294,6 +304,7 @@ def test_gradients_agree_with_finite_differences(network, how):
         assert abs(np.vdot(gradient, along) - finite) < 1e-6 * (1 + abs(finite)), i
 
 
+@pytest.mark.slow
 def test_a_second_derivative_of_the_end_is_right(network):
     def end(ridge):
         descent = FunctionSpaceDescent(
