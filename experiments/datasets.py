@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments import own_data
 from experiments.schema import (
     ConfigError,
     DatasetConfig,
     DigitsConfig,
     ImageConfig,
+    OwnDataConfig,
     SplitConfig,
+    Targets,
     TeacherConfig,
 )
 
@@ -43,6 +46,10 @@ class Dataset:
     image_shape: tuple[int, int, int] | None = None
     y_mean: np.ndarray | None = None
 
+    def labels(self, split: Literal["train", "test"]) -> np.ndarray:
+        """The class of each example, counted from 0."""
+        return _predicted_class(self.y_train if split == "train" else self.y_test)
+
     def accuracy(
         self, outputs: np.ndarray, split: Literal["train", "test"]
     ) -> np.ndarray | None:
@@ -57,8 +64,7 @@ class Dataset:
         """
         if self.classes is None:
             return None
-        y = self.y_train if split == "train" else self.y_test
-        return np.mean(_predicted_class(outputs) == _predicted_class(y), axis=-1)
+        return np.mean(_predicted_class(outputs) == self.labels(split), axis=-1)
 
 
 def build(config: DatasetConfig) -> Dataset:
@@ -67,6 +73,8 @@ def build(config: DatasetConfig) -> Dataset:
     Raises:
         ConfigError: if it has no such name, too few examples, or no such classes.
     """
+    if isinstance(config, OwnDataConfig):
+        return _own(config)
     if config.name not in _LOADERS:
         raise ConfigError(
             f"There is no data set `{config.name}`. Type dataset.name= one of "
@@ -113,11 +121,7 @@ def _digits(config: DigitsConfig) -> Dataset:
     train, test = _split(config, n_available=int(mine.sum()))
     x, labels = images[mine], labels[mine]
     x = _to_squared_norm(x - x[train].mean(axis=0), x.shape[1])
-    one_hot = (labels[:, None] == np.array(classes)).astype(float)
-    if len(classes) == 2:
-        y = one_hot[:, 1:] - one_hot[:, :1]
-    else:
-        y = one_hot - 1 / len(classes)
+    y = _targets(labels, classes)
     return Dataset(
         config.name,
         x[train],
@@ -137,6 +141,18 @@ def _diabetes(config: SplitConfig) -> Dataset:
     train, test = _split(config, n_available=len(x))
     x, y = _standardise(x, train), _standardise(y[:, None], train)
     return Dataset(config.name, x[train], y[train], x[test], y[test])
+
+
+def _classes(config: SplitConfig) -> Dataset:
+    """Features of training mean 0 and training variance 1; targets of the classes."""
+    from sklearn import datasets as bundled
+
+    found = getattr(bundled, f"load_{config.name}")()
+    x, labels = np.asarray(found.data, float), np.asarray(found.target)
+    train, test = _split(config, n_available=len(x))
+    x, classes = _standardise(x, train), tuple(np.unique(labels).tolist())
+    y = _targets(labels, classes)
+    return Dataset(config.name, x[train], y[train], x[test], y[test], classes)
 
 
 def _teacher(config: TeacherConfig) -> Dataset:
@@ -174,8 +190,36 @@ def _image(config: ImageConfig) -> Dataset:
     )
 
 
+def _own(config: OwnDataConfig) -> Dataset:
+    """Inputs as vectors; three axes of an example are channels, rows and columns."""
+    table = own_data.read(config)
+    train, test = _split(config, n_available=len(table.x))
+    in_shape = table.x.shape[1:]
+    x, classes = table.x.reshape(len(table.x), -1), None
+    if config.targets is Targets.classes:
+        known, codes = np.unique(table.y, return_inverse=True)
+        if len(known) < 2:
+            raise ConfigError(
+                f"The data set `{config.name}` has one class, {known}; classes need "
+                "two. Type dataset.targets=numbers for a regression."
+            )
+        classes = tuple(range(len(known)))
+        y = _targets(codes.ravel(), classes)
+    else:
+        y = table.y.reshape(len(x), -1).astype(float)
+        y = _standardise(y, train) if config.standardise else y
+    x = _standardise(x, train) if config.standardise else x
+    image_shape = in_shape if len(in_shape) == 3 else None
+    return Dataset(
+        config.name, x[train], y[train], x[test], y[test], classes, image_shape
+    )
+
+
 _LOADERS: dict[str, Callable[[Any], Dataset]] = {
     "digits": _digits,
+    "iris": _classes,
+    "wine": _classes,
+    "breast_cancer": _classes,
     "diabetes": _diabetes,
     "teacher": _teacher,
     "image": _image,
@@ -206,6 +250,14 @@ def _checked_classes(classes: list[int], known: list[int]) -> tuple[int, ...]:
             f"out of {known}; for example dataset.classes=[3,8]."
         )
     return tuple(classes)
+
+
+def _targets(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    """-1 and +1 for two classes, centred one-hot columns for more."""
+    one_hot = (labels[:, None] == np.array(classes)).astype(float)
+    if len(classes) == 2:
+        return one_hot[:, 1:] - one_hot[:, :1]
+    return one_hot - 1 / len(classes)
 
 
 def _to_squared_norm(x: np.ndarray, squared_norm: float) -> np.ndarray:

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 import equintk as nt
-from experiments.schema import ExactConfig, KernelConfig, MonteCarloConfig, NNGPConfig
+from experiments import imports
+from experiments.schema import (
+    ConfigError,
+    CustomKernelConfig,
+    ExactConfig,
+    KernelConfig,
+    MonteCarloConfig,
+    NNGPConfig,
+)
 from experiments.tables import ALL_LAYERS, READOUT
 
 
@@ -34,7 +42,7 @@ class Kernels:
 
 def build(
     config: KernelConfig,
-    model: eqx.Module,
+    model: Any,
     model_fn: Callable[[Any], eqx.Module],
     key: Any,
     x_train: Array,
@@ -59,8 +67,11 @@ def build(
             return _exact(config, model, x_train, x_test, progress)
         case NNGPConfig():
             return _nngp(config, model, model_fn, key, x_train, x_test, progress)
+        case CustomKernelConfig():
+            return _custom(config, model, key, x_train, x_test)
     raise ValueError(
-        f"There is no kernel `{config.name}`. Type kernel= one of exact, mc, nngp."
+        f"There is no kernel `{config.name}`. Type kernel= one of exact, mc, nngp, "
+        "custom."
     )
 
 
@@ -101,3 +112,18 @@ def _nngp(
     # The network that is trained as a whole moves faster than its readout alone.
     tangent = nt.ntk_full(model, x_train, batch_size=config.batch_size)
     return Kernels(k[:n], k[n:], tangent, (READOUT, ALL_LAYERS))
+
+
+def _custom(config: CustomKernelConfig, model, key, x_train, x_test) -> Kernels:
+    build = imports.function("kernel.build", config.build)
+    k_tt, k_st = (jnp.asarray(k) for k in build(model, key, x_train, x_test))
+    n, m = len(x_train), len(x_test)
+    if k_tt.shape[:2] != (n, n) or k_st.shape != (m, *k_tt.shape[1:]):
+        raise ConfigError(
+            f"kernel.build={config.build} must return the train-train and the "
+            f"test-train kernel, of shapes ({n}, {n}) and ({m}, {n}), or with output "
+            f"axes behind, but they have {k_tt.shape} and {k_st.shape}."
+        )
+    return Kernels(
+        k_tt, k_st, nt.ntk_full(model, x_train, batch_size=config.batch_size)
+    )

@@ -22,4 +22,7 @@ def of(measured: Iterable[Measurement]) -> dict[str, float]:
     if drift[last] > 0:
         halfway = min(step for step in drift if drift[step] >= drift[last] / 2)
         found["drift_halfway"] = halfway / last
+    alignment = curves.get("target_alignment")
+    if alignment:
+        found["target_alignment_gain"] = alignment[last] - alignment[0]
     return found

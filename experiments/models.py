@@ -15,9 +15,12 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
+import equintk as nt
+from experiments import imports
 from experiments.schema import (
     CNNConfig,
     ConfigError,
+    CustomModelConfig,
     MLPConfig,
     ModelConfig,
     ResidualMLPConfig,
@@ -175,7 +178,7 @@ def build(
     out_dim: int,
     image_shape: tuple[int, int, int] | None,
     key: Any,
-) -> Network:
+) -> PyTree:
     """The network that a config names, drawn from `key` as Equinox draws its layers.
 
     Args:
@@ -196,34 +199,70 @@ def build(
     return _NETWORKS[config.name](config, in_dim, out_dim, image_shape, key)
 
 
-def readout_only(model: PyTree) -> PyTree:
+class Rescaled(eqx.Module):
+    """`scale * (f(x) - f_0(x))`, where `f_0` is fixed, or nothing.
+
+    The larger the scale, the less parameters move for one change of the outputs.
+
+    Source: Chizat, Oyallon and Bach, arXiv:1812.07956, section 1.
+    """
+
+    module: PyTree
+    start: PyTree | None
+    scale: float = eqx.field(static=True)
+
+    def __call__(self, x: Array) -> Array:
+        """Outputs for one example."""
+        f = self.module(x)
+        if self.start is not None:
+            f = f - jax.lax.stop_gradient(self.start(x))
+        return self.scale * f
+
+
+def rescaled(config: ModelConfig, model: PyTree) -> PyTree:
+    """The model with the output scale that a config asks for, centred or not."""
+    if config.output_scale == 1 and not config.centred:
+        return model
+    return Rescaled(model, model if config.centred else None, config.output_scale)
+
+
+class Reshaped(eqx.Module):
+    """A network that reads images, given them as vectors."""
+
+    module: PyTree
+    in_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, x: Array) -> Array:
+        """Outputs for one example."""
+        return self.module(x.reshape(self.in_shape))
+
+
+def readout_only(model: PyTree, x: Array) -> PyTree:
     """Which leaves train when the last layer does alone: a PyTree of bools.
 
     Args:
-        model: a network of this file, bare or wrapped by `equintk.parameterize`.
+        model: any network, bare or wrapped.
+        x: one example.
     """
-    nothing = jtu.tree_map(lambda leaf: False, model)
-    readout = jtu.tree_map(eqx.is_inexact_array, _network(model).readout)
-    return eqx.tree_at(lambda m: _network(m).readout, nothing, readout)
+    return nt.last_layer(model, x)
 
 
 def layers(model: PyTree) -> dict[str, list[Array]]:
     """The trainable arrays of each layer, from `input` over `hidden[0]` to `readout`.
 
     Args:
-        model: a network of this file, bare or wrapped by `equintk.parameterize`; then
-            these are the raw arrays, which are what is trained.
+        model: any network, bare or wrapped by `equintk.parameterize` or in this file;
+            then these are the raw arrays, which are what is trained. A layer is what
+            holds arrays.
     """
-    network = _network(model)
-    by_name = {
-        "input": network.input,
-        **{f"hidden[{i}]": layer for i, layer in enumerate(network.hidden)},
-        "readout": network.readout,
-    }
-    return {
-        name: [leaf for leaf in jtu.tree_leaves(layer) if eqx.is_inexact_array(leaf)]
-        for name, layer in by_name.items()
-    }
+    while isinstance(model, nt.Parameterized | Rescaled | Reshaped):
+        model = model.module
+    found: dict[str, list[Array]] = {}
+    for path, leaf in jtu.tree_leaves_with_path(model):
+        if eqx.is_inexact_array(leaf):
+            name = jtu.keystr(path[:-1]) or jtu.keystr(path)
+            found.setdefault(name.lstrip("."), []).append(leaf)
+    return found
 
 
 def _mlp(config: MLPConfig, in_dim, out_dim, image_shape, key) -> MLP:
@@ -261,11 +300,32 @@ def _cnn(config: CNNConfig, in_dim, out_dim, image_shape, key) -> CNN:
     )
 
 
-_NETWORKS: dict[str, Callable[..., Network]] = {
+def _custom(config: CustomModelConfig, in_dim, out_dim, image_shape, key) -> PyTree:
+    build = imports.function("model.build", config.build)
+    in_shape = image_shape or (in_dim,)
+    model = build(key, in_shape, out_dim, config.width)
+    one = jax.ShapeDtypeStruct(in_shape, jnp.result_type(float))
+    try:
+        got = eqx.filter_eval_shape(model, one)
+    except Exception as error:
+        raise ConfigError(
+            f"model.build={config.build} gave a {type(model).__name__} that does not "
+            f"take one example of shape {in_shape}: {type(error).__name__}: {error}"
+        ) from error
+    if getattr(got, "shape", None) != (out_dim,):
+        raise ConfigError(
+            f"model.build={config.build} must give a network whose output for one "
+            f"example has shape ({out_dim},), but it gives {got}."
+        )
+    return Reshaped(model, in_shape) if image_shape else model
+
+
+_NETWORKS: dict[str, Callable[..., PyTree]] = {
     "mlp": _mlp,
     "cnn": _cnn,
     "siren": _siren,
     "residual_mlp": _residual_mlp,
+    "custom": _custom,
 }
 
 
@@ -280,16 +340,3 @@ _ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
     "gelu": _gelu,
 }
-
-
-def _network(model: PyTree) -> Network:
-    """The network inside whatever wraps it in a field called `module`."""
-    while not hasattr(model, "readout"):
-        if not hasattr(model, "module"):
-            raise ValueError(
-                f"A {type(model).__name__} has no field `readout`, nor a `module` that "
-                "could have one, so its layers have no names. Give a network of "
-                "`experiments.models`, bare or from `equintk.parameterize`."
-            )
-        model = model.module
-    return model

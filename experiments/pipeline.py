@@ -17,6 +17,7 @@ import numpy as np
 
 import equintk as nt
 from experiments import (
+    classification,
     compare,
     console,
     datasets,
@@ -32,8 +33,10 @@ from experiments import (
 from experiments.datasets import Dataset
 from experiments.kernels import Kernels
 from experiments.schema import (
+    ClassificationConfig,
     Config,
     ConfigError,
+    CustomModelConfig,
     ModelConfig,
     NNGPConfig,
     ParameterizationConfig,
@@ -57,6 +60,8 @@ def run(config: Config, run_id: str) -> Results:
         ConfigError: if the data shows that the config cannot run.
         FloatingPointError: if training diverges.
     """
+    if isinstance(config.task, ClassificationConfig):
+        return Results([], classification.run(config))
     began = time.monotonic()
     jax.config.update("jax_enable_x64", config.precision.x64)
     # Accelerators round products of float32 to fewer digits by default.
@@ -93,7 +98,7 @@ def run(config: Config, run_id: str) -> Results:
     for network in kernel.networks:
         trainable = eqx.is_inexact_array
         if network != ALL_LAYERS:
-            trainable = models.readout_only(model)
+            trainable = models.readout_only(model, x_train[0])
         watch = Watch(
             model, x_train, dataset.y_train, regime, trainable, config.kernel.batch_size
         )
@@ -129,13 +134,13 @@ def run(config: Config, run_id: str) -> Results:
 def _network(config: Config, dataset: Dataset) -> Callable[[Any], eqx.Module]:
     """Draws the configured network, in the configured parameterization, from a key."""
     shapes = (dataset.x_train.shape[1], dataset.y_train.shape[1], dataset.image_shape)
-    return lambda key: _draw(config.model, config.parameterization, *shapes, key)
+    # A user's code may change while the process lives, unseen by a compilation.
+    own = isinstance(config.model, CustomModelConfig)
+    draw = _drawn if own else _compiled_draw
+    return lambda key: draw(config.model, config.parameterization, *shapes, key)
 
 
-# Compiled, since drawing layer by layer costs more than what is done with small
-# networks; all seeds share the compilation.
-@eqx.filter_jit
-def _draw(
+def _drawn(
     config: ModelConfig,
     parameterization: ParameterizationConfig,
     in_dim: int,
@@ -144,16 +149,21 @@ def _draw(
     key: Any,
 ) -> eqx.Module:
     model = models.build(config, in_dim, out_dim, image_shape, key)
-    if not isinstance(parameterization, ScaledConfig):
-        return model
-    return nt.parameterize(
-        model,
-        jax.ShapeDtypeStruct((in_dim,), jnp.result_type(float)),
-        key,
-        parameterization.scheme.name,
-        W_std=parameterization.weight_variance**0.5,
-        b_std=parameterization.bias_variance**0.5,
-    )
+    if isinstance(parameterization, ScaledConfig):
+        model = nt.parameterize(
+            model,
+            jax.ShapeDtypeStruct((in_dim,), jnp.result_type(float)),
+            key,
+            parameterization.scheme.name,
+            W_std=parameterization.weight_variance**0.5,
+            b_std=parameterization.bias_variance**0.5,
+        )
+    return models.rescaled(config, model)
+
+
+# Compiled, since drawing layer by layer costs more than what is done with small
+# networks; all seeds share the compilation.
+_compiled_draw = eqx.filter_jit(_drawn)
 
 
 def _posterior(

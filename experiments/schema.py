@@ -3,12 +3,18 @@
 Imports no jax, so that `--help`, `--cfg job` and a refused value answer at once.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import enum
+import hashlib
+import importlib.util
 import math
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -25,8 +31,20 @@ def between(low: float, high: float = math.inf, *, open_low: bool = False) -> An
     )
 
 
+def own_code() -> Any:
+    """A function of the user's, as `module:function`; its file is part of identity."""
+    return field(default=MISSING, metadata={"own": "code"})
+
+
+def own_file() -> Any:
+    """A file of the user's, whose content is part of identity."""
+    return field(default=MISSING, metadata={"own": "file"})
+
+
 Activation = enum.Enum("Activation", ["erf", "relu", "tanh", "gelu"])
+Targets = enum.Enum("Targets", ["numbers", "classes"])
 Pooling = enum.Enum("Pooling", ["mean", "flatten"])
+Classifier = enum.Enum("Classifier", ["ntk", "nngp", "svm", "random_forest"])
 Picture = enum.Enum("Picture", ["china", "flower"])
 Scheme = enum.Enum("Scheme", ["equinox", "ntk", "standard", "mup", "mean_field"])
 # Squared losses by their scale; cross-entropies, means over examples.
@@ -45,6 +63,13 @@ class ModelConfig:
     name: str = MISSING
     width: int = between(1)  # units, or channels, of each hidden layer
     depth: int = between(1)  # number of hidden layers
+    # The network is output_scale * f(x), or output_scale * (f(x) - f at its start).
+    output_scale: float = field(
+        default=1.0,
+        kw_only=True,
+        metadata={"low": 0, "high": math.inf, "open_low": True},
+    )
+    centred: bool = field(default=False, kw_only=True)
 
 
 @dataclass(unsafe_hash=True)
@@ -75,6 +100,13 @@ class ResidualMLPConfig(ModelConfig):
     """`h + activation(W h)` in every hidden layer."""
 
     activation: Activation = MISSING
+
+
+@dataclass(unsafe_hash=True)
+class CustomModelConfig(ModelConfig):
+    """A network of the user's: `build(key, in_shape, out_dim, width)` returns it."""
+
+    build: str = own_code()
 
 
 @dataclass
@@ -117,6 +149,53 @@ class ImageConfig(DatasetConfig):
 
 
 @dataclass
+class OwnDataConfig(SplitConfig):
+    """A data set of the user's, of which examples are drawn."""
+
+    targets: Targets = MISSING
+    standardise: bool = MISSING  # inputs, and numbers as targets, by the training set
+
+
+@dataclass
+class FileConfig(OwnDataConfig):
+    """An .npz file with the arrays x and y, or a .csv file with named columns."""
+
+    path: str = own_file()
+    columns: list[str] = MISSING  # of a .csv file: which are the targets
+
+
+@dataclass
+class OpenMLConfig(OwnDataConfig):
+    """A data set of openml.org, which is fetched once and kept by scikit-learn."""
+
+    openml: str = MISSING
+    version: int = between(1)
+
+
+@dataclass
+class CustomDatasetConfig(OwnDataConfig):
+    """A function of the user's: `build(n, seed)` returns x and y of n examples."""
+
+    build: str = own_code()
+
+
+@dataclass
+class TaskConfig:
+    """What a run does with its data set: `training` compares network and kernel."""
+
+    name: str = MISSING
+
+
+@dataclass
+class ClassificationConfig(TaskConfig):
+    """A classifier, tuned on halves and judged by cross-validation; no network."""
+
+    classifier: Classifier = MISSING
+    n_folds: int = between(2)
+    max_depth: int = between(1)  # of the networks whose kernels are tried
+
+
+@dataclass
 class KernelConfig:
     """What every kernel has."""
 
@@ -146,6 +225,16 @@ class NNGPConfig(KernelConfig):
 
     n_samples: int = between(1)  # error falls as 1/sqrt(n_samples)
     measure_error: bool = MISSING  # compute the infinite width's NNGP too
+
+
+@dataclass
+class CustomKernelConfig(KernelConfig):
+    """A function of the user's: `build(model, key, x_train, x_test)`.
+
+    It returns the train-train and the test-train kernel.
+    """
+
+    build: str = own_code()
 
 
 @dataclass(unsafe_hash=True)
@@ -218,6 +307,7 @@ _LARGEST_SEED = 2**32 - 1
 class Config:
     """A job: `seeds` runs that differ in their seed alone."""
 
+    task: TaskConfig = MISSING
     model: ModelConfig = MISSING
     dataset: DatasetConfig = MISSING
     kernel: KernelConfig = MISSING
@@ -255,24 +345,40 @@ class Config:
 
 # What decides a run's results: the groups hold whatever short names they use.
 IDENTITY = (
-    "model", "dataset", "kernel", "parameterization", "time_grid", "optimizer",
+    "task", "model", "dataset", "kernel", "parameterization", "time_grid", "optimizer",
     "precision", "loss", "dynamics", "ridge", "seed",
 )  # fmt: skip
 
+# What a task does without makes no other run of it.
+_USED = {
+    "training": IDENTITY,
+    "classification": ("task", "dataset", "seed"),
+}
+
 CHOICES: dict[str, dict[str, type]] = {
+    "task": {"training": TaskConfig, "classification": ClassificationConfig},
     "model": {
         "mlp": MLPConfig,
         "cnn": CNNConfig,
         "siren": SirenConfig,
         "residual_mlp": ResidualMLPConfig,
+        "custom": CustomModelConfig,
     },
     "dataset": {
         "digits": DigitsConfig,
-        "diabetes": SplitConfig,
+        "bundled": SplitConfig,
         "teacher": TeacherConfig,
         "image": ImageConfig,
+        "file": FileConfig,
+        "openml": OpenMLConfig,
+        "custom": CustomDatasetConfig,
     },
-    "kernel": {"exact": ExactConfig, "mc": MonteCarloConfig, "nngp": NNGPConfig},
+    "kernel": {
+        "exact": ExactConfig,
+        "mc": MonteCarloConfig,
+        "nngp": NNGPConfig,
+        "custom": CustomKernelConfig,
+    },
     "parameterization": {"equinox": ParameterizationConfig, "scaled": ScaledConfig},
     "time_grid": {"log": TimeGridConfig, "linear": TimeGridConfig},
     "optimizer": {
@@ -315,7 +421,14 @@ def typed(config: DictConfig) -> Config:
 
 def identity(config: Config) -> dict[str, Any]:
     """What decides a run's results, as plain values."""
-    return {key: _plain(getattr(config, key)) for key in IDENTITY}
+    found = {key: _plain(getattr(config, key)) for key in _USED[config.task.name]}
+    for key in found:
+        node = getattr(config, key)
+        for f in dataclasses.fields(node) if dataclasses.is_dataclass(node) else ():
+            if "own" in f.metadata:
+                digest = _digest(getattr(node, f.name), f.metadata["own"])
+                found[key][f"{f.name}_digest"] = digest
+    return found
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -376,6 +489,7 @@ def _contradictions(config: Config) -> Iterator[str]:
             f"has depth={config.model.depth}. Type depth=1, or parameterization=mup."
         )
     yield from _no_regime(config)
+    yield from _not_given(config)
     last = config.seed + config.seeds - 1
     if config.seed <= _LARGEST_SEED < last:
         yield (
@@ -398,6 +512,54 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
 
 
+def _not_given(config: Config) -> Iterator[str]:
+    """One line for each function or file of the user's that has no name yet."""
+    for group in CHOICES:
+        node = getattr(config, group)
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            if f.metadata.get("own") == "code" and not _names_a_function(value):
+                yield (
+                    f"{group}.{f.name}={value} must name a function of yours, as "
+                    f"{group}.{f.name}=my_module:{f.name}."
+                )
+            elif f.metadata.get("own") == "file" and not value:
+                yield f"{group}.{f.name} is empty; type {group}.{f.name}=FILE."
+
+
+def _names_a_function(text: str) -> bool:
+    module, _, name = text.partition(":")
+    return name.isidentifier() and all(p.isidentifier() for p in module.split("."))
+
+
+def _digest(name: str, kind: str) -> str:
+    """Of a user's file: when it changes, so do the results."""
+    try:
+        if kind == "code":
+            # As `python -m` does, but also from a console script.
+            with _importable_from_here():
+                spec = importlib.util.find_spec(name.partition(":")[0])
+            path = Path(spec.origin) if spec and spec.origin else None
+        else:
+            path = Path(name)
+        content = path.read_bytes() if path else b""
+    except (OSError, ImportError, ValueError):
+        return "missing"  # which the run will say
+    return "d" + hashlib.sha256(content).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _importable_from_here() -> Iterator[None]:
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+_REGRESSIONS = ("diabetes", "teacher", "image")
+
+
 def _no_regime(config: Config) -> Iterator[str]:
     """One line for each reason why nothing predicts what is asked for."""
     if config.dynamics is Dynamics.flow and config.optimizer.name != "sgd":
@@ -416,7 +578,7 @@ def _no_regime(config: Config) -> Iterator[str]:
                 f"classes of dataset.classes={list(dataset.classes)}. Type loss="
                 f"{wanted.name}."
             )
-    elif isinstance(dataset, SplitConfig | ImageConfig):
+    elif dataset.name in _REGRESSIONS:
         yield (
             f"loss={config.loss.name} needs classes, but dataset={dataset.name} is a "
             "regression. Type loss=mean, or dataset=digits_3v8 or dataset=digits10."

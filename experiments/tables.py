@@ -204,6 +204,12 @@ SUMMARY_COLUMNS = {
         "1",
         "fraction of training until half of the kernel's drift",
     ),
+    "target_alignment_gain": Column(
+        "float64",
+        "target_alignment at the last step minus that at the start",
+        "1",
+        "gain of alignment with the targets",
+    ),
     "posterior_rmse_test": Column(
         "float64",
         "of the posterior mean of the Gaussian process, against the test targets; "
@@ -217,6 +223,16 @@ SUMMARY_COLUMNS = {
         "kernel=nngp only",
         "1",
         "accuracy of the posterior mean",
+    ),
+    "accuracy_folds": Column(
+        "float64",
+        "mean over the folds of a cross-validation of the fraction classified right; "
+        "task=classification only",
+        "1",
+        "accuracy",
+    ),
+    "tuned": Column(
+        "str", "what was chosen on halves of the data; task=classification only"
     ),
     "seconds": Column("float64", "wall time of the run", "s", "seconds"),
 }
@@ -275,6 +291,8 @@ VERDICT_COLUMNS = {
 }
 
 _CONFIG_LABELS = {
+    "model.output_scale": "output scale",
+    "parameterization.scheme": "parameterization",
     "model.width": "width (units per hidden layer)",
     "model.depth": "depth (hidden layers)",
     "kernel.proj_dim": "random projections",

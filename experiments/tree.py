@@ -30,9 +30,13 @@ def options(*more: Path) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for root in (CONF, *more):
         for path in root.rglob("*.yaml"):
-            group = path.parent.relative_to(root).as_posix()
-            if group != ".":
-                found.setdefault(group, set()).add(path.stem)
+            folders = path.relative_to(root).with_suffix("").parts
+            # Of Hydra's own groups the folders are two deep; in the others a folder
+            # below is part of a choice's name, as in experiment=paper/losses.
+            depth = 2 if folders[0] == "hydra" else 1
+            if len(folders) > depth:
+                group = "/".join(folders[:depth])
+                found.setdefault(group, set()).add("/".join(folders[depth:]))
     return {group: sorted(names) for group, names in sorted(found.items())}
 
 

@@ -3,13 +3,20 @@ import re
 import pytest
 import yaml
 
+from experiments import schema
 from experiments.reading import load_runs
 
-from .commands import CONF, run_command
+from .commands import CONF, compose, run_command
 
 pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+TINY = ["n_train=6", "n_test=5", "steps=4", "time_grid.n_times=2", "seeds=1"]
+MINIATURES = {
+    "depth_scaling": {"depth": "2"},
+    "image_regression": {"dataset.size": "4"},
+    "small_data": {"task.max_depth": "1"},
+}
 
 
 def read(path):
@@ -21,20 +28,17 @@ def test_every_experiment_runs_in_miniature_and_ends_with_its_tables(
     path, tmp_path, capsys
 ):
     swept = read(path)["hydra"]["sweeper"]["params"]
-    first = [f"{key}={str(values).split(',')[0]}" for key, values in swept.items()]
-    tiny = ["n_train=6", "n_test=5", "steps=4", "time_grid.n_times=2", "seeds=2"]
-    arguments = [f"experiment={path.stem}", f"output_dir={tmp_path}", *first, *tiny]
+    first = {key: str(values).split(",")[0] for key, values in swept.items()}
+    first |= {"width": "8"} | MINIATURES.get(path.stem, {})  # compiled once for all
+    given = [f"{key}={value}" for key, value in first.items()]
+    arguments = [f"experiment={path.stem}", f"output_dir={tmp_path}", *given, *TINY]
     assert run_command(*arguments) == 0
     said = capsys.readouterr().out
-    assert "1 job, 2 runs, 0 finished before" in said
+    assert "1 job, 1 run, 0 finished before" in said
     assert read(path)["analysis"]["question"] in said
     study = tmp_path / read(path)["study"]
-    assert len(load_runs(study)[0]) == 2
-    for made in (
-        "_tables/runs.csv",
-        "_tables/aggregate.csv",
-        "_figures/through_training.png",
-    ):
+    assert len(load_runs(study)[0]) == 1
+    for made in ("_tables/runs.csv", "_tables/aggregate.csv", "_tables/verdicts.csv"):
         assert f"Wrote {study / made}" in said
 
 
@@ -84,3 +88,17 @@ def load_table(path):
 
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_paper_size_of_every_experiment_asks_the_same_of_more(path):
+    if path.stem == "smoke":
+        return
+    size = CONF / "experiment" / "paper" / path.name
+    command = f"python -m experiments.run experiment=paper/{path.stem}\n"
+    assert command in size.read_text(encoding="utf-8")
+    small = compose(f"experiment={path.stem}")
+    large = compose(f"experiment=paper/{path.stem}")
+    assert large.study == f"paper/{small.study}"
+    assert large.analysis == small.analysis
+    schema.typed(large)

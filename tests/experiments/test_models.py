@@ -1,3 +1,5 @@
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from scipy.signal import correlate2d
 from scipy.special import erf
 from scipy.stats import norm
 
+import equintk as nt
 from experiments import models
 from experiments.schema import (
     Activation,
@@ -38,15 +41,8 @@ def build(config, image_shape: tuple[int, int, int] | None = IMAGE, seed=0):
     return models.build(config, 24, 3, image_shape, jr.key(seed))
 
 
-class Wrapper(eqx.Module):
-    """Keeps the network in a field `module`, as `equintk.parameterize` does."""
-
-    module: models.Network
-    multipliers: models.Network
-
-
 def wrap(network):
-    return Wrapper(network, jtu.tree_map(lambda _: 2.0, network))
+    return models.Rescaled(network, None, 2.0)
 
 
 def as_numpy(layer):
@@ -166,7 +162,7 @@ def test_cnn_is_what_scipy_says(pooling):
 def test_readout_only_selects_the_two_arrays_of_the_readout(config, wrapped):
     network = build(config)
     model = wrap(network) if wrapped else network
-    selected, rest = eqx.partition(model, models.readout_only(model))
+    selected, rest = eqx.partition(model, models.readout_only(model, jnp.zeros(24)))
     arrays = jtu.tree_leaves(selected)
     assert arrays[0] is network.readout.weight
     assert arrays[1] is network.readout.bias
@@ -195,6 +191,26 @@ def test_an_unknown_model_is_refused_with_those_there_are():
         build(ModelConfig("transformer", 4, 2))
 
 
-def test_a_module_without_a_readout_has_no_named_layers():
-    with pytest.raises(ValueError, match="A Linear has no field `readout`"):
-        models.layers(eqx.nn.Linear(2, 1, key=jr.key(0)))
+def test_layers_of_any_module_are_named_by_what_holds_their_arrays():
+    model = eqx.nn.MLP(2, 1, 3, 1, key=jr.key(0))
+    assert list(models.layers(model)) == ["layers[0]", "layers[1]"]
+    alone = models.layers(eqx.nn.Linear(2, 1, use_bias=False, key=jr.key(0)))
+    assert list(alone) == ["weight"]
+
+
+def test_a_rescaled_network_is_a_multiple_of_what_it_moved():
+    network, start = build(CONFIGS["mlp"]), build(CONFIGS["mlp"], seed=1)
+    x = jr.normal(jr.key(0), (24,))
+    got = models.Rescaled(network, start, 3.0)(x)
+    np.testing.assert_allclose(got, 3 * (network(x) - start(x)), rtol=1e-12)
+    kernel = nt.ntk(models.Rescaled(network, network, 3.0), x[None])
+    np.testing.assert_allclose(kernel, 9 * nt.ntk(network, x[None]), rtol=1e-10)
+
+
+def test_no_scale_and_no_centre_leave_a_network_as_it_is():
+    network = build(CONFIGS["mlp"])
+    assert models.rescaled(CONFIGS["mlp"], network) is network
+    scaled = dataclasses.replace(CONFIGS["mlp"], output_scale=2.0, centred=True)
+    wrapped = models.rescaled(scaled, network)
+    assert not np.any(wrapped(jnp.ones(24)))
+    assert list(models.layers(wrapped)) == list(models.layers(network))

@@ -10,7 +10,13 @@ import pytest
 from experiments import job, pipeline, store, tree
 from experiments.reading import load_runs
 from experiments.schema import identity
-from experiments.tables import CURVE_COLUMNS, METRICS, describe, summary_column
+from experiments.tables import (
+    CURVE_COLUMNS,
+    METRICS,
+    N_EIGENVALUES,
+    describe,
+    summary_column,
+)
 
 from .commands import ROOT, SMALL, options, run_command, small
 
@@ -26,7 +32,20 @@ VARIANTS = {
     "ten classes": "model=mlp kernel=exact dataset=digits10 parameterization=standard "
     "precision=f32 optimizer.learning_rate_unit=absolute "
     "optimizer.learning_rate=1e-4 loss=mean_over_examples kernel.coupled=false",
+    "momentum": "optimizer=momentum parameterization=mean_field loss=logistic "
+    "dataset=digits_3v8",
+    "minibatches": "optimizer=minibatch optimizer.batch_size=4 loss=softmax "
+    "parameterization=mup dataset=iris dataset.n_train=6 dataset.n_test=5",
+}
+# What is run by a test of its own.
+ELSEWHERE = {
+    "task=classification", "dataset=wine", "dataset=breast_cancer", "dataset=file",
+    "dataset=openml", "dataset=custom", "model=custom", "kernel=custom",
 }  # fmt: skip
+
+
+def len_train(config):
+    return getattr(config.dataset, "n_train", 8)  # of the picture
 
 
 def here(tmp_path, *overrides):
@@ -52,15 +71,23 @@ def test_a_run_writes_the_declared_files_columns_and_metrics(
     layers = ["input", "readout", "all"] + ["hidden[0]"] * (
         config.model.depth > 1 or config.model.name == "residual_mlp"
     )
-    classes = config.dataset.name == "digits"
+    classes = config.dataset.name in ("digits", "iris")
     networks = ["readout", "all"] if config.kernel.name == "nngp" else ["all"]
+    squared = config.loss.name not in ("softmax", "logistic")
+
+    def parts(name, metric):
+        numbered = range(1, min(len_train(config), N_EIGENVALUES) + 1)
+        every = numbered if name == "eigenvalue" else layers
+        return every if metric.per_layer else layers[:1]
+
     measured = {
         (network, split, f"{name}/{layer}" if metric.per_layer else name)
         for name, metric in METRICS.items()
         for network in networks
         for split in metric.splits
-        for layer in (layers if metric.per_layer else layers[:1])
+        for layer in parts(name, metric)
         if classes or not name.startswith("accuracy")
+        if squared or not name.startswith("error")
     }
     assert list(curves) == list(CURVE_COLUMNS)
     assert (
@@ -82,8 +109,8 @@ def test_a_run_writes_the_declared_files_columns_and_metrics(
         "stability_bound",
         "seconds",
     }
-    if config.kernel.name == "nngp":
-        scalars |= {"posterior_rmse_test"}
+    scalars |= {"loss_peak", "target_alignment_gain"}
+    scalars |= {"posterior_rmse_test" if networks[0] == "readout" else "drift_halfway"}
     values = store._flat(identity(config)).keys() | {"run", "seed"}
     assert set(summaries) == ends | scalars | values
     for column in summaries:
@@ -94,9 +121,12 @@ def test_every_group_is_run_by_some_variant():
     # A new model, data set or kernel belongs into `VARIANTS`.
     words = {word for overrides in VARIANTS.values() for word in overrides.split()}
     by_default = {"parameterization=ntk", "time_grid=log", "optimizer=sgd"}
+    by_default |= {"task=training"}
     for group, names in options().items():
         if group != "experiment":
-            assert {f"{group}={name}" for name in names} <= words | by_default
+            assert {
+                f"{group}={name}" for name in names
+            } <= words | by_default | ELSEWHERE
 
 
 def test_a_finished_run_is_not_computed_again_unless_forced(

@@ -21,13 +21,19 @@ every_choice = pytest.mark.parametrize("group, option", EVERY_CHOICE)
 
 
 # What else a choice needs to go with the others.
-COMPANIONS = {"mean_field": ["depth=1"]}
+COMPANIONS = {
+    ("parameterization", "mean_field"): ["depth=1"],
+    ("model", "custom"): ["model.build=mine:build"],
+    ("kernel", "custom"): ["kernel.build=mine:kernel"],
+    ("dataset", "custom"): ["dataset.build=mine:data"],
+    ("dataset", "file"): ["dataset.path=mine.csv"],
+}
 
 
 def composed(group, option):
     if not option:
         return compose()
-    return compose(f"{group}={option}", *COMPANIONS.get(option, []))
+    return compose(f"{group}={option}", *COMPANIONS.get((group, option), []))
 
 
 def fields_of(typed, group):
