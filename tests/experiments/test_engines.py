@@ -43,12 +43,15 @@ def test_a_process_that_is_killed_takes_no_other_job_with_it(tmp_path):
     assert study.said.read_text().count("computing") == n_computed + 1
 
 
-@pytest.mark.parametrize("engine", [(), PROCESSES], ids=["plain", "processes"])
+@pytest.mark.parametrize(
+    "engine",
+    [(), pytest.param(("hydra/launcher=processes", "hydra.launcher.n_jobs=1"),
+                      marks=pytest.mark.slow)],
+    ids=["plain", "processes"],
+)  # fmt: skip
 def test_a_sweep_that_is_interrupted_goes_on_where_it_was(tmp_path, engine):
     study = Drill(tmp_path, widths=(8, 16), seeds=1, seconds=0.8)
-    sweep = study.start("hydra.launcher.n_jobs=1", *engine[:1]) if engine else (
-        study.start()
-    )  # fmt: skip
+    sweep = study.start(*engine)
     wait_for(study, "[1 of 2")
     wait_for_two(study)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
@@ -97,3 +100,23 @@ def test_every_engine_computes_the_same_tables(tmp_path, engine, module):
     assert after["value"].to_numpy() == pytest.approx(
         before["value"].to_numpy(), rel=1e-6
     )
+
+
+@pytest.mark.slow
+def test_a_task_that_is_queued_again_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    study = Drill(tmp_path, widths=(8,), seeds=3, seconds=3.0)
+    sweep = study.start("hydra/launcher=slurm_rehearsal")
+    until = time.monotonic() + 120
+    while not list(study.study.glob("r*")) or not study.owners():
+        assert time.monotonic() < until, study.said.read_text()
+        time.sleep(0.05)
+    (task,) = study.owners()
+    os.kill(task, signal.SIGUSR2)  # what a queue sends before it takes the node away
+    assert sweep.wait() == 0, study.said.read_text()
+    logs = study.study.glob("_sweeps/*/.submitit/*/*.out")
+    said = "".join(path.read_text() for path in logs)
+    assert "3 of 3" in said
+    assert said.count("computing") == 4  # the second run began twice
+    assert len(list(study.study.glob("r*"))) == 3
+    assert os.listdir(study.study / "_running") == []
