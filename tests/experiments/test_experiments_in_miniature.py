@@ -11,7 +11,7 @@ from .commands import CONF, compose, run_command
 pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
-TINY = ["n_train=6", "n_test=5", "steps=4", "time_grid.n_times=2", "seeds=1"]
+TINY = ["n_train=6", "n_test=6", "steps=4", "time_grid.n_times=2", "seeds=1"]
 MINIATURES = {
     "depth_scaling": {"depth": "2"},
     "image_regression": {"dataset.size": "4"},
