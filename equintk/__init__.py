@@ -24,6 +24,10 @@ from ._empirical.ntk import (
 from ._empirical.sketch import mc_ntk as mc_ntk, ntk_features as ntk_features
 from ._expansion import linearize as linearize, taylor_expand as taylor_expand
 from ._infinite.errors import NoLimitError as NoLimitError
+from ._infinite.estimate import (
+    EstimatedKernels as EstimatedKernels,
+    estimate_infinite_kernels as estimate_infinite_kernels,
+)
 from ._infinite.kernels import (
     InfiniteKernels as InfiniteKernels,
     infinite_kernels as infinite_kernels,

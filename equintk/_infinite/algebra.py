@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import aval
-from . import data as deterministic, fields
+from . import data as deterministic, fields, noise
 from .errors import NoLimitError
 from .fields import ones
 from .functions import (
@@ -33,6 +33,8 @@ from .nodes import (
     components,
     one_order,
 )
+
+_FEW = 2  # terms that are sampled one by one
 
 
 def conformed(atoms: Atoms, operands: Sequence[Field]) -> list[Field]:
@@ -85,7 +87,25 @@ def _widened(atoms: Atoms, field: Field, axes: Axes) -> Field:
 def add(atoms: Atoms, one: Field, two: Field, sign: float = 1.0) -> Field:
     """The sum of arrays with the same factors, or their difference."""
     terms = [*one.terms, *(times_number(t, sign) for t in two.terms)]
-    return Field(one.axes, normalised(atoms, terms, one), one.dtype)
+    terms = normalised(atoms, terms, one)
+    return Field(one.axes, _together(atoms, terms, one), one.dtype)
+
+
+def _together(atoms: Atoms, terms: tuple[Term, ...], like: Field) -> tuple[Term, ...]:
+    """Many terms that are sampled anyway as one, so that their pairs do not add up."""
+    open_terms = [
+        t
+        for t in terms
+        if not _is_tangent(t)
+        and (len(t.factors) > 1 or any(not atom.gaussian for *_, atom in t.factors))
+    ]
+    masked = any(noise.is_mask(atom) for t in open_terms for *_, atom in t.factors)
+    if not atoms.sampled or masked or len(open_terms) <= _FEW:
+        return terms
+    call = lambda arrays, m, side: arrays[0]
+    atom = atoms.computed(call, [tuple(open_terms)], len(like.sizes))
+    rest = tuple(t for t in terms if t not in open_terms)
+    return (*rest, Term(None, ((IDENTITY, (), atom),)))
 
 
 def times_number(term: Term, factor: float) -> Term:
@@ -105,11 +125,12 @@ def times_number(term: Term, factor: float) -> Term:
 
 def multiply(atoms: Atoms, one: Field, two: Field) -> Field:
     """The product of arrays with the same factors."""
-    terms = [_term_product(a, b) for a in one.terms for b in two.terms]
+    pairs = [(a, b) for a in one.terms for b in two.terms]
+    terms = [_term_product(a, b, atoms.sampled) for a, b in pairs]
     return Field(one.axes, normalised(atoms, terms, one), one.dtype)
 
 
-def _term_product(one: Term, two: Term) -> Term:
+def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
     for a, b in ((one, two), (two, one)):
         if not a.factors:
             number = None if a.coef is None else deterministic.scalar_of(a.coef)
@@ -118,8 +139,12 @@ def _term_product(one: Term, two: Term) -> Term:
     merged: dict[int, tuple[Function, tuple[Data, ...], Atom]] = {}
     for function, params, atom in (*one.factors, *two.factors):
         if id(atom) in merged:
-            checked_gaussian(atom)
             f, p, _ = merged[id(atom)]
+            if noise.is_mask(atom) and f.slope and function.slope:
+                merged[id(atom)] = (linear(f.slope * function.slope), (), atom)
+                continue
+            if not sampled:
+                checked_gaussian(atom)
             merged[id(atom)] = (product(f, function), (*p, *params), atom)
         else:
             merged[id(atom)] = (function, params, atom)
@@ -205,14 +230,14 @@ def _collapsed(
     if len(found) == 1 and not weighted:
         slope, atom = found[0]
         return [Term(None, ((linear(slope), (), atom),))]
-    numbers = [(_number(slope, rank), atom) for slope, atom in found]
+    numbers = [(filled(slope, rank), atom) for slope, atom in found]
     return [Term(None, ((IDENTITY, (), atoms.sum([*numbers, *weighted])),))]
 
 
 _numbers: dict[tuple[float, int], Data] = {}
 
 
-def _number(value: float, rank: int) -> Data:
+def filled(value: float, rank: int) -> Data:
     """A number as a coefficient; equal ones are one object."""
     if value == 1:
         return ones(rank)
@@ -233,13 +258,41 @@ def pointwise(atoms: Atoms, eqn: JaxprEqn, operands: list[Field | Data]) -> Fiel
         if isinstance(x, Data) and deterministic.scalar_of(x) is not None
     }
     arrays = [i for i in range(len(operands)) if i not in numbers]
-    as_fields = [_as_field(atoms, operands[i], out.shape) for i in arrays]
+    as_fields = _as_fields(atoms, [operands[i] for i in arrays], out.shape)
     together = dict(zip(arrays, conformed(atoms, as_fields), strict=True))
     like = next(iter(together.values()))
     result = _arithmetic(atoms, eqn, name, together, numbers, like)
     if result is None:
+        masks = [atom for f in together.values() for atom in _masks(f)]
+        if masks:
+            return _by_cases(atoms, eqn, together, numbers, masks[0], len(operands))
         result = _composed(atoms, eqn, together, numbers, like, len(operands))
     return Field(result.axes, result.terms, out.dtype)
+
+
+def _as_fields(
+    atoms: Atoms, operands: Sequence[Field | Data], shape: tuple[int, ...]
+) -> list[Field]:
+    """Operands as random arrays; masks have the factors of what they meet."""
+    noisy = [isinstance(x, Data) and x.noise is not None for x in operands]
+    found: list[Any] = [
+        None if is_noise else _as_field(atoms, x, shape)
+        for x, is_noise in zip(operands, noisy, strict=True)
+    ]
+    others = [f for f in found if f is not None]
+    like = conformed(atoms, others)[0].axes if others else None
+    for i, x in enumerate(operands):
+        if found[i] is None:
+            assert isinstance(x, Data)
+            x = deterministic.broadcast(x, shape) if x.shape != shape else x
+            mask = None if like is None else noise.met(atoms, x, like)
+            found[i] = _as_field(atoms, x, shape) if mask is None else mask
+    return found
+
+
+def _masks(field: Field) -> list[Atom]:
+    """Atoms that are zero or one."""
+    return [a for t in field.terms for *_, a in t.factors if noise.is_mask(a)]
 
 
 def _as_field(atoms: Atoms, x: Field | Data, shape: tuple[int, ...]) -> Field:
@@ -269,7 +322,7 @@ def _arithmetic(
         if len(arrays) == 2:
             return add(atoms, arrays[0], arrays[1], sign)
         ((i, number),) = numbers.items()
-        shift = Term(_number(number if i == 0 else sign * number, len(like.sizes)), ())
+        shift = Term(filled(number if i == 0 else sign * number, len(like.sizes)), ())
         factor = sign if i == 0 else 1.0
         terms = [*(times_number(t, factor) for t in like.terms), shift]
         return fields.with_terms(like, normalised(atoms, terms, like))
@@ -278,7 +331,7 @@ def _arithmetic(
             return multiply(atoms, arrays[0], arrays[1])
         (number,) = numbers.values()
         if number == 0:
-            return fields.with_terms(like, [Term(_number(0.0, len(like.sizes)), ())])
+            return fields.with_terms(like, [Term(filled(0.0, len(like.sizes)), ())])
         return fields.with_terms(like, [times_number(t, number) for t in like.terms])
     if name == "square" or name == "integer_pow" and eqn.params["y"] == 2:
         return multiply(atoms, like, like)
@@ -312,6 +365,8 @@ def _masked(
 ) -> Field | None:
     """A choice between two arrays by a deterministic mask."""
     mask = arrays[0]
+    if _masks(mask):
+        return _dropped(atoms, arrays, numbers, like)
     if not _is_data(mask):
         return None
     (term,) = mask.terms
@@ -340,6 +395,111 @@ def _masked(
     return total_field
 
 
+def _dropped(
+    atoms: Atoms, arrays: dict[int, Field], numbers: dict[int, Any], like: Field
+) -> Field:
+    """A choice between two arrays by a random mask."""
+    mask = arrays[0]
+    if any(len(t.factors) > 1 for t in mask.terms):
+        raise NoLimitError("a product of masks chooses between two arrays")
+    one = Term(ones(len(mask.sizes)), ())
+    others = [one, *(times_number(t, -1.0) for t in mask.terms)]
+    weights = {1: fields.with_terms(mask, normalised(atoms, others, mask)), 2: mask}
+    result = fields.with_terms(mask, [])
+    for i, weight in weights.items():
+        if i in arrays:
+            part = multiply(atoms, weight, arrays[i])
+        elif not np.isfinite(numbers[i]):
+            raise NoLimitError("a random array is masked by infinity or NaN")
+        else:
+            part = fields.with_terms(
+                mask, [times_number(t, numbers[i]) for t in weight.terms if numbers[i]]
+            )
+        result = add(atoms, result, part)
+    return Field(result.axes, result.terms, like.dtype)
+
+
+def _by_cases(
+    atoms: Atoms,
+    eqn: JaxprEqn,
+    arrays: dict[int, Field],
+    numbers: dict[int, Any],
+    mask: Atom,
+    n_operands: int,
+) -> Field:
+    """A function of arrays with a mask in them: one of where it is one, one else."""
+    cases = []
+    for value in (0, 1):
+        fixed = {i: _with_mask(f, mask, value) for i, f in arrays.items()}
+        like = next(iter(fixed.values()))
+        rest = [atom for f in fixed.values() for atom in _masks(f)]
+        if rest:
+            case = _by_cases(atoms, eqn, fixed, numbers, rest[0], n_operands)
+        elif any(t.factors for f in fixed.values() for t in f.terms):
+            case = _composed(atoms, eqn, fixed, numbers, like, n_operands)
+        else:
+            case = _of_numbers(eqn, fixed, numbers, like, n_operands)
+        cases.append(case)
+    out = aval(eqn.outvars[0])
+    rank = len(cases[0].sizes)
+    kept = Term(None, ((IDENTITY, (), mask),))
+    apart = fields.with_terms(
+        cases[0], [Term(ones(rank), ()), times_number(kept, -1.0)]
+    )
+    zero = multiply(atoms, apart, cases[0])
+    one = multiply(atoms, fields.with_terms(cases[1], [kept]), cases[1])
+    result = add(atoms, zero, one)
+    return Field(result.axes, result.terms, out.dtype)
+
+
+def _with_mask(field: Field, mask: Atom, value: int) -> Field:
+    """The array where a mask has one of its values."""
+    terms = []
+    for term in field.terms:
+        mine = [f for f, _, atom in term.factors if atom is mask]
+        if not mine:
+            terms.append(term)
+        elif value:
+            if any(f.slope is None for f in mine):
+                raise NoLimitError("a nonlinear function of a mask")
+            rest = tuple(f for f in term.factors if f[2] is not mask)
+            coef = (
+                ones(len(field.sizes)) if term.coef is None and not rest else term.coef
+            )
+            slope = mine[0].slope or 0.0
+            terms.append(times_number(Term(coef, rest), slope))
+    return fields.with_terms(field, terms or [Term(filled(0.0, len(field.sizes)), ())])
+
+
+def _of_numbers(
+    eqn: JaxprEqn,
+    arrays: dict[int, Field],
+    numbers: dict[int, Any],
+    like: Field,
+    n_operands: int,
+) -> Field:
+    """A function of arrays that are deterministic."""
+    several = {i: _data_of(f, lambda a: a).terms[0].coef for i, f in arrays.items()}
+    operands = [several[i] for i in arrays]
+
+    def compute(m: Any, side: int) -> Any:
+        found = {i: m.number(d, side) for i, d in several.items() if d is not None}
+        shape = jnp.broadcast_shapes(*(a.shape for a in found.values()))
+        values = [
+            jnp.broadcast_to(found[i], shape)
+            if i in found
+            else jnp.full(shape, numbers[i], aval(eqn.invars[i]).dtype)
+            for i in range(n_operands)
+        ]
+        return _bound(eqn, values)
+
+    shape = [max(d.shape[k] for d in operands if d) for k in range(len(like.sizes))]
+    copies = (False,) * len(shape)
+    dtype = aval(eqn.outvars[0]).dtype
+    made = deterministic.made(shape, copies, dtype, compute, [d for d in operands if d])
+    return fields.with_terms(like, [Term(made, ())])
+
+
 def _composed(
     atoms: Atoms,
     eqn: JaxprEqn,
@@ -357,12 +517,14 @@ def _composed(
         for t in terms
         for *_, atom in t.factors
     }
-    if len(found) != 1:
-        raise NoLimitError(
-            "a nonlinear function of several Gaussians at one entry"
-            if found
-            else "a nonlinear function of a parameter that is no weight"
-        )
+    if not found and any(tangents.values()):
+        raise NoLimitError("a nonlinear function of a parameter that is no weight")
+    if not found:
+        return _of_numbers(eqn, arrays, numbers, like, n_operands)
+    if atoms.sampled and (len(found) > 1 or not next(iter(found.values())).gaussian):
+        return _computed(atoms, eqn, base, tangents, numbers, like, n_operands)
+    if len(found) > 1:
+        raise NoLimitError("a nonlinear function of several Gaussians at one entry")
     (atom,) = found.values()
     checked_gaussian(atom)
     parts: list[Function] = []
@@ -384,6 +546,58 @@ def _composed(
         result = add(
             atoms, result, multiply(atoms, factor, fields.with_terms(like, terms))
         )
+    return result
+
+
+def _computed(
+    atoms: Atoms,
+    eqn: JaxprEqn,
+    base: dict[int, list[Term]],
+    tangents: dict[int, list[Term]],
+    numbers: dict[int, Any],
+    like: Field,
+    n_operands: int,
+) -> Field:
+    """A function of several Gaussians, of which samples can be had."""
+    operands = [tuple(base[i]) for i in base]
+    dtypes = [aval(v).dtype for v in eqn.invars]
+    new = aval(eqn.outvars[0]).dtype
+    rank = len(like.sizes)
+
+    def together(arrays: list[Any], m: Any) -> list[Any]:
+        found = dict(zip(base, arrays, strict=True))
+        shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in found.values()))
+        kinds = [m.dtype if jnp.issubdtype(d, jnp.floating) else d for d in dtypes]
+        return [
+            jnp.broadcast_to(found[i], shape)
+            if i in found
+            else jnp.full(shape, numbers[i], kinds[i])
+            for i in range(n_operands)
+        ]
+
+    def call(arrays: list[Any], m: Any, side: int) -> Any:
+        values = together(arrays, m)
+        if eqn.primitive.name == "convert_element_type":
+            return values[0].astype(
+                m.dtype if jnp.issubdtype(new, jnp.floating) else new
+            )
+        return _bound(eqn, values)
+
+    def slope(i: int, arrays: list[Any], m: Any) -> Any:
+        values = together(arrays, m)
+        vary = lambda x: _bound(eqn, [*values[:i], x, *values[i + 1 :]])
+        return jax.jvp(vary, (values[i],), (jnp.ones_like(values[i]),))[1]
+
+    def made(function: Any) -> Field:
+        atom = atoms.computed(function, operands, rank)
+        return fields.with_terms(like, [Term(None, ((IDENTITY, (), atom),))])
+
+    result = made(call)
+    for i, terms in tangents.items():
+        if terms:
+            factor = made(lambda arrays, m, side, i=i: slope(i, arrays, m))
+            part = multiply(atoms, factor, fields.with_terms(like, terms))
+            result = add(atoms, result, part)
     return result
 
 

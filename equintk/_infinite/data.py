@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import aval, evaluate
+from . import noise
 from .errors import NoLimitError
 from .layout import groups
 from .nodes import Data
@@ -24,6 +25,7 @@ POINTWISE = frozenset(
 _REDUCTIONS = frozenset(
     "reduce_max reduce_min reduce_prod reduce_and reduce_or".split()
 )
+_BITS = frozenset("bitcast_convert_type shift_right_logical shift_left".split())
 _CARRY = frozenset("convert_element_type copy neg".split())
 _SCALE = 1.5  # sums over wide axes count as means up to this multiple of the mean
 
@@ -117,12 +119,12 @@ def made(
 ) -> Data:
     """A deterministic array; evaluated at once where all it is made of is known."""
     const = None
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        dtype = np.dtype(dtype)
     if all(d.const is not None for d in operands):
         with jax.ensure_compile_time_eval():
             const = np.asarray(compute(_CONSTANTS, 0))
-    return Data(
-        tuple(shape), tuple(copies), np.dtype(dtype), compute, const, width, positive
-    )
+    return Data(tuple(shape), tuple(copies), dtype, compute, const, width, positive)
 
 
 class _Constants:
@@ -141,11 +143,12 @@ def rule(eqn: JaxprEqn, operands: list[Data]) -> list[Data]:
     if len(eqn.outvars) == 1:
         out = aval(eqn.outvars[0])
         if name in POINTWISE or name == "stop_gradient":
-            return [_pointwise(eqn, operands, out)]
+            return [noise.pointwise(eqn, operands, _pointwise(eqn, operands, out))]
         if name in _REDUCTIONS:
             return [_reduced(eqn, operands[0], out)]
         if name == "broadcast_in_dim":
-            return [_broadcast(eqn, operands[0], out)]
+            repeated = _broadcast(eqn, operands[0], out)
+            return [noise.repeated(eqn, operands[0], repeated)]
         if name in ("reshape", "squeeze", "expand_dims"):
             return [reshaped(operands[0], out.shape)]
         if name == "transpose":
@@ -170,14 +173,13 @@ def rule(eqn: JaxprEqn, operands: list[Data]) -> list[Data]:
                 kept[key] = evaluate(eqn, [v(m, side) for v in values])
             return kept[key][i]
 
-        results.append(_opaque(shape, out.dtype, compute, operands))
+        result = made(shape, (False,) * len(shape), out.dtype, compute, operands)
+        if name == "random_bits":
+            result = noise.bits(eqn, operands[0], result)
+        elif name in _BITS:
+            result = noise.pointwise(eqn, operands, result)
+        results.append(result)
     return results
-
-
-def _opaque(shape: Any, dtype: Any, compute: Any, operands: Sequence[Data]) -> Data:
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return Data(shape, (False,) * len(shape), dtype, compute)
-    return made(shape, (False,) * len(shape), dtype, compute, operands)
 
 
 def reshaped(data: Data, shape: Sequence[int]) -> Data:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import duals, hermite
+from . import duals, hermite, sampling
 from .errors import NoLimitError
 from .functions import IDENTITY, is_odd
 from .nodes import (
@@ -44,6 +44,7 @@ class Moments:
         t: what is added to the covariance of parameters between the networks, per rate.
         same: whether the two examples are equal, so that correlations are exactly one.
         errors: bounds of the relative errors made so far.
+        points: how many points, and their shift, for means without a closed form.
     """
 
     def __init__(
@@ -54,10 +55,13 @@ class Moments:
         same: Any,
         order: int,
         dtype: Any,
+        points: Any = None,
     ):
         self.inputs, self.t, self.same = inputs, t, same
         self.dtype = dtype
         self.errors: list[Any] = []
+        self.points = points
+        self.draws: dict[Any, Any] = {}  # the random keys in use
         self._variance, self._order = variance, order
         self._values: dict[Any, Any] = {}
         self._covs: dict[Any, Any] = {}
@@ -292,6 +296,8 @@ class Moments:
         self, factors: list[Any], ranks: tuple[int, int], full: bool, still: bool
     ) -> Any:
         """The mean of a product of functions of Gaussians that are dependent."""
+        if self.points is not None and self._is_open(factors):
+            return sampling.expected(self, factors, ranks, full, still)
         slopes = [f.slope for f, *_ in factors]
         if all(slope is not None for slope in slopes):
             value = self._wick(factors, ranks, full, still)
@@ -309,6 +315,16 @@ class Moments:
                 "not all are linear"
             )
         return self._pair(factors, ranks, full, still)
+
+    def _is_open(self, factors: list[Any]) -> bool:
+        """Whether the mean has no closed form."""
+        if any(sampling.needed(atom) for _, _, atom, _, _ in factors):
+            return True
+        if all(f.slope is not None for f, *_ in factors):
+            return False
+        return len(factors) > 2 or any(
+            not atom.gaussian for _, _, atom, _, _ in factors
+        )
 
     def _pair(self, factors: Any, ranks: Any, full: bool, still: bool) -> Any:
         (f, fp, a, s, a_right), (g, gp, b, t, b_right) = factors
@@ -424,13 +440,15 @@ class Moments:
                 "a product of more than two dependent numbers that are not Gaussian"
             )
         ((_, _, atom, side, right),) = factors
-        assert isinstance(atom, Mixed | Moved)
         return _placed(self._mean_of(atom, side), right, ranks, full)
 
     def _mean_of(self, atom: Any, side: int) -> Any:
         if isinstance(atom, Mixed):
             array = self.mean(atom.terms, len(atom.op.before), side)
+        elif isinstance(atom, Drawn):
+            return atom.source.mean(self)
         else:
+            assert isinstance(atom, Moved)
             array = self._mean_of(atom.atom, side)
         return self._moved(atom.op, array, side)
 

@@ -7,7 +7,7 @@ one dimension per place or copies factor of the field, of its size or of size 1.
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,23 @@ from .functions import Function
 from .layout import Axes, Factor, Root, WideOp, related
 
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Random bits, and a function of each.
+
+    Attributes:
+        key: that they are drawn with.
+        axes: per axis of the array, that of the bits; `None` for copies.
+        width: the number of bits of each.
+        call: the function, of an array of unsigned integers.
+    """
+
+    key: "Data"
+    axes: tuple[int | None, ...]
+    width: int
+    call: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +49,7 @@ class Data:
         width: for a sum over wide axes that nothing has divided by their size yet, how
             many entries were added, times the factors since.
         positive: whether a sum over wide axes is one of positive terms.
+        noise: the random bits that each entry is a function of, where there are any.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +59,7 @@ class Data:
     const: Any = None
     width: float | None = None
     positive: bool = False
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,19 @@ class Mixed(Atom):
     terms: tuple["Term", ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Computed(Atom):
+    """What a function makes of several random arrays, of which samples can be had.
+
+    Attributes:
+        call: of the arrays, without their wide axes, the moments and the side.
+        operands: the arrays.
+    """
+
+    call: Any = None
+    operands: tuple[tuple["Term", ...], ...] = ()
+
+
 @dataclass(frozen=True)
 class PlaceOp:
     """A linear map of arrays with one dimension per place or copies factor.
@@ -226,9 +258,14 @@ class Field:
 
 
 class Atoms:
-    """Makes atoms; equal ones are one object."""
+    """Makes atoms; equal ones are one object.
 
-    def __init__(self) -> None:
+    Attributes:
+        sampled: whether atoms may be made whose expectations have no closed form.
+    """
+
+    def __init__(self, sampled: bool = False) -> None:
+        self.sampled = sampled
         self._made: dict[Hashable, Atom] = {}
         self._kept: list[Any] = []  # so that no `id` in a key is given out again
 
@@ -238,11 +275,19 @@ class Atoms:
             self._kept.append(keep)
         return self._made[key]
 
-    def drawn(self, source: Any, root: Root, tangent: bool = False) -> Atom:
+    def kept(self, key: Hashable, make: Callable[[], Any], *keep: Any) -> Any:
+        """What was made for an equal key before, or is made now."""
+        return self._intern(key, make, *keep)
+
+    def drawn(
+        self, source: Any, root: Root, tangent: bool = False, gaussian: bool = True
+    ) -> Atom:
         """The entries of a source."""
         return self._intern(
             ("drawn", id(source), root),
-            lambda: Drawn(frozenset([root]), source.rank, True, tangent, source=source),
+            lambda: Drawn(
+                frozenset([root]), source.rank, gaussian, tangent, source=source
+            ),
             source,
         )
 
@@ -283,6 +328,15 @@ class Atoms:
         roots = frozenset(root for term in terms for root in term.roots)
         return Mixed(roots, len(op.after), False, op=op, terms=terms)
 
+    def computed(
+        self, call: Any, operands: Sequence[tuple[Term, ...]], rank: int
+    ) -> Atom:
+        """A function of sums of terms."""
+        roots = frozenset(
+            root for terms in operands for term in terms for root in term.roots
+        )
+        return Computed(roots, rank, False, call=call, operands=tuple(operands))
+
     def rewide(self, op: WideOp, atom: Atom) -> Atom:
         """The atom after a change of its wide factors."""
         key = ("wide", op, id(atom))
@@ -291,7 +345,7 @@ class Atoms:
     def _rewide(self, op: WideOp, atom: Atom) -> Atom:
         if isinstance(atom, Drawn):
             (root,) = atom.roots
-            return self.drawn(atom.source, op(root), atom.tangent)
+            return self.drawn(atom.source, op(root), atom.tangent, atom.gaussian)
         if isinstance(atom, Sum):
             return self.sum([(c, self.rewide(op, a)) for c, a in atom.parts])
         if isinstance(atom, Moved):
@@ -299,6 +353,9 @@ class Atoms:
         if isinstance(atom, Joined):
             atoms = tuple(self.rewide(op, a) for a in atom.atoms)
             return self.joined(atom.dimension, atoms, atom.sizes)
+        if isinstance(atom, Computed):
+            several = [self.rewide_terms(op, terms) for terms in atom.operands]
+            return self.computed(atom.call, several, atom.rank)
         assert isinstance(atom, Mixed)
         return self.mixed(atom.op, self.rewide_terms(op, atom.terms))
 

@@ -49,7 +49,13 @@ class Program:
         return max(sizes)
 
     def pair(
-        self, priors: Priors, one: Any, two: Any, order: int, tangent: bool
+        self,
+        priors: Priors,
+        one: Any,
+        two: Any,
+        order: int,
+        tangent: bool,
+        points: Any = None,
     ) -> tuple[Any, Any, Any]:
         """NNGP and tangent kernel of two examples; bounds of the error by order.
 
@@ -62,7 +68,7 @@ class Program:
         variance = lambda source: priors(source.leaf)
 
         def kernels(t: Any) -> tuple[list[Any], Any]:
-            m = Moments(inputs, variance, t, same, order, self.dtype)
+            m = Moments(inputs, variance, t, same, order, self.dtype, points)
             found = [_kernel(m, field) for field in self.outputs]
             worst = jnp.zeros(len(ORDERS), self.dtype)
             for error in m.errors:
@@ -88,6 +94,7 @@ def read(
     still: frozenset[int],
     frozen: frozenset[int],
     finite: frozenset[int],
+    sampled: bool = False,
 ) -> Program:
     """Read a model, given as parameters and the rest, for examples of this shape.
 
@@ -99,6 +106,7 @@ def read(
         still: numbers of those whose variance is zero.
         frozen: numbers of those that do not move.
         finite: numbers of those whose own axes are places.
+        sampled: whether expectations without a closed form are to be sampled.
 
     Raises:
         NoLimitError: if there is anything in it that is not understood.
@@ -116,7 +124,7 @@ def read(
         return [jnp.asarray(a) for a in found]
 
     flat = flatten(outputs, structs, example)
-    atoms = Atoms()
+    atoms = Atoms(sampled)
     drawer = Drawer(atoms, names, leaves, kept, still, frozen, finite)
     reader = Reader(atoms, drawer)
     args = [

@@ -72,10 +72,14 @@ class Reader:
     def equation(self, eqn: JaxprEqn, values: list[Value]) -> list[Any]:
         """What an equation gives."""
         name = eqn.primitive.name
-        if all(isinstance(v, Data) for v in values) and name != "scan":
-            return deterministic.rule(eqn, values)  # type: ignore[arg-type]
-        if name == "scan" and all(isinstance(v, Data) for v in values):
-            return deterministic.rule(eqn, values)  # type: ignore[arg-type]
+        known = [v for v in values if isinstance(v, Data)]
+        if len(known) == len(values):
+            # Inside, equal entries are seen to be so, and sums to be means.
+            look_inside = name in CUSTOM and any(
+                any(v.copies) or v.width is not None for v in known
+            )
+            if not look_inside:
+                return deterministic.rule(eqn, known)
         if any(isinstance(v, Pieces) for v in values) and name not in CUSTOM:
             return [piecewise(self, eqn, values)]
         if name in POINTWISE:
@@ -103,7 +107,7 @@ class Reader:
         random, mean = self.drawer.alone(value, like)
         if mean:
             shift = fields.with_terms(
-                random, [Term(algebra._number(mean, len(random.sizes)), ())]
+                random, [Term(algebra.filled(mean, len(random.sizes)), ())]
             )
             return algebra.add(self.atoms, random, shift)
         return random

@@ -9,6 +9,7 @@ from . import (
     contractions as contractions,
     control as control,
     places as places,
+    sampled as sampled,
     selection as selection,
     side_by_side as side_by_side,
 )

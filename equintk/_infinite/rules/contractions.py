@@ -3,16 +3,15 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
 from .. import data as deterministic, fields
-from ..algebra import zero_mean
+from ..algebra import filled, zero_mean
 from ..contraction import overlap, summed
 from ..errors import NoLimitError
-from ..nodes import Data, Field, Par
+from ..nodes import Data, Field, Par, Term
 from ..reader import Reader, rule
 
 
@@ -45,9 +44,12 @@ def _dot_general(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
             pairs = [[(j, i) for i, j in p] for p in pairs]
         if isinstance(other, Data):
             if deterministic.scalar_of(other) == 0:
-                out = aval(eqn.outvars[0])
-                zero = deterministic.constant(np.zeros((), out.dtype))
-                return [deterministic.broadcast(zero, out.shape)]
+                # A state that starts at zero; the axes of the result go to infinity.
+                other = fields.from_data(other)
+                made = reader.drawer.contracted(par, other, *pairs, par_first=first)
+                return [
+                    fields.with_terms(made, [Term(filled(0.0, len(made.sizes)), ())])
+                ]
             other = fields.from_data(other)
         return [reader.drawer.contracted(par, other, *pairs, par_first=first)]
     return [_product(reader, eqn, one, two)]

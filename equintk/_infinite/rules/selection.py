@@ -156,3 +156,32 @@ def _rows_of(reader: Reader, x: Field, rows: Data, axis: int) -> Field:
         shape = (*rows.shape, *(math.prod(f.size for f in a) for a in rest))
         return fields.reshape(reader.atoms, found, shape)
     return found
+
+
+@rule("scatter-add")
+def _scatter_add(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    """Sums of the rows that have one number, as `jax.ops.segment_sum` takes them."""
+    start, indices, rows = values
+    d = eqn.params["dimension_numbers"]
+    if not (isinstance(start, Data) and isinstance(indices, Data)):
+        raise NoLimitError("random entries or numbers of rows that are added to")
+    if isinstance(rows, Par) or deterministic.scalar_of(start) != 0:
+        raise NoLimitError("rows are added to what is not zero")
+    (axis, *others), n_rows = d.inserted_window_dims, len(indices.shape) - 1
+    batched = getattr(d, "operand_batching_dims", ())
+    if others or n_rows != 1 or batched or 0 in d.update_window_dims:
+        raise NoLimitError("sums of anything but rows along one axis")
+    (numbers,) = reader.traced(lambda i: i[:, 0], indices)
+    size = start.shape[axis]
+
+    def added(a: Any, m: Any, side: int) -> Any:
+        n = jnp.broadcast_to(m.value(numbers, side), rows.shape[:1])
+        whole = jnp.zeros((size, *a.shape[1:]), a.dtype)
+        return whole.at[jnp.where(n < 0, size, n)].add(a, mode="drop")
+
+    found = fields.along_places(
+        reader.atoms, rows, ("scatter-add", id(numbers), size), added,
+        (size, *rows.shape[1:]), [0], False, operands=(numbers,),
+    )  # fmt: skip
+    order = [*range(1, axis + 1), 0, *range(axis + 1, len(start.shape))]
+    return [fields.transpose(reader.atoms, found, order)]

@@ -8,7 +8,8 @@ from jax.extend.core import JaxprEqn
 
 from .. import fields, joins
 from ..errors import NoLimitError
-from ..nodes import Data, Par
+from ..layout import Factor
+from ..nodes import Data, Field, Par
 from ..pieces import Pieces
 from ..reader import Reader, rule
 
@@ -16,13 +17,26 @@ from ..reader import Reader, rule
 @rule("concatenate")
 def _concatenate(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     axis = int(eqn.params["dimension"])
-    if any(isinstance(v, Par) for v in values):
-        raise NoLimitError("parameters are concatenated")
     parts = [fields.from_data(v) if isinstance(v, Data) else v for v in values]
+    likes = [part for part in parts if isinstance(part, Field)]
+    if not likes:
+        raise NoLimitError("parameters are concatenated")
+    parts = [_drawn(reader, part, likes[0], axis) for part in parts]
     kinds = [tuple(f.kind for f in part.axes[axis]) for part in parts]
     if all(kind == ("wide",) for kind in kinds):
         return [Pieces(axis, tuple(parts))]
     return [joins.concatenate(reader.atoms, parts, axis)]
+
+
+def _drawn(reader: Reader, part: Any, like: Field, axis: int) -> Any:
+    """A parameter beside an array, as an array of the same kinds of axes."""
+    if not isinstance(part, Par):
+        return part
+    factors = like.axes[axis]
+    kind = "wide" if any(f.kind == "wide" for f in factors) else "place"
+    own = (Factor(kind, part.shape[axis]),)
+    axes = fields.replaced(like.axes, axis, own)
+    return reader.field(part, Field(axes, (), like.dtype))
 
 
 @rule("stack")
