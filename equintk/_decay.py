@@ -123,7 +123,7 @@ def weights(
     """g(lambda + shift), times lambda if the kernel multiplies the result."""
     xp = values.__array_namespace__()
     shifted = xp.maximum(values + shift, 0)
-    dropped = _dropped(filter, shifted, floor)
+    dropped = is_dropped(filter, shifted, floor)
     weight = filter.value(xp.where(dropped, 1, shifted))
     return xp.where(dropped, 0, values * weight if times_kernel else weight)
 
@@ -134,7 +134,7 @@ def differences(
 ) -> Any:
     """Divided differences of `weights` between all pairs of eigenvalues."""
     shifted = jnp.maximum(values + shift, 0)
-    dropped = _dropped(filter, shifted, floor)
+    dropped = is_dropped(filter, shifted, floor)
     kept = jnp.where(dropped, floor, shifted)
     larger = jnp.maximum(kept[:, None], kept[None, :])
     smaller = jnp.minimum(kept[:, None], kept[None, :])
@@ -150,7 +150,7 @@ def differences(
     return jnp.where(one, jnp.where(both, 0, beside), found)
 
 
-def _dropped(filter: AbstractFilter, shifted: Any, floor: Any) -> Any:
+def is_dropped(filter: AbstractFilter, shifted: Any, floor: Any) -> Any:
     """Null modes whose weight is unknown.
 
     An eigenvalue below the floor could be anything up to it. While duration * floor

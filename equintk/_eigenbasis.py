@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checks import is_traced
-from ._decay import AbstractFilter, differences, weights
+from ._decay import AbstractFilter, differences, is_dropped, weights
 from ._linalg import accept, floor_of, solver_noise
 
 OF_ITSELF = (
@@ -80,6 +80,11 @@ class Eigenbasis(eqx.Module):
     def fitted(self, filter: AbstractFilter, residual: Any) -> Any:
         """K g(A) residual, without the rounding of a product with K itself."""
         return self._apply(filter, residual, times_kernel=True)
+
+    def dropped(self, filter: AbstractFilter) -> Any:
+        """Which modes a filter leaves out, because they are below rounding."""
+        shifted = np.maximum(self.eigenvalues + self.shift, 0)
+        return is_dropped(filter, shifted, self.floor)
 
     def log_determinant(self) -> Any:
         """Of the kernel with the shift.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._checks import finite
+from ._checks import finite, is_traced
 from ._types import Examples, Key
 
 
@@ -36,6 +36,28 @@ def examples(name: str, x: Any) -> Examples:
     with np.errstate(over="ignore"):
         x = jtu.tree_map(jnp.asarray, x)
     return finite(name, x)
+
+
+def real(name: str, value: Any) -> Any:
+    """Numbers as a floating-point array of NumPy or JAX, whichever they come in.
+
+    Raises:
+        ValueError: if they are complex, or no numbers.
+    """
+    if not hasattr(value, "dtype"):
+        value = (jnp if is_traced(value) else np).asarray(value)
+        # Python numbers have no precision of their own: they take JAX's default.
+        if value.dtype == np.float64:
+            value = value.astype(jnp.result_type(float))
+    kind = value.dtype
+    if jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.bool_):
+        return value.astype(jnp.result_type(float))
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(
+            f"`{name}` must hold real numbers, but its dtype is {kind}. Of complex "
+            "outputs pass real and imaginary parts as two outputs."
+        )
+    return value
 
 
 def pair(x1: Any, x2: Any, names: tuple[str, str] = ("x1", "x2")) -> tuple[Any, Any]:

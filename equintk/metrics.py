@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from . import _checks
+from . import _checks, _inputs
 from ._linalg import flatten_kernel, rounding
 
 
@@ -235,11 +235,7 @@ def _centre(k: Array) -> tuple[Array, Array]:
 
 def _array(name: str, value: Any) -> Array:
     """Finite real numbers, as a JAX array of floating point."""
-    value = jnp.asarray(value)
-    if jnp.issubdtype(value.dtype, jnp.complexfloating):
-        raise ValueError(f"`{name}` must be real, but its dtype is {value.dtype}.")
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        value = value.astype(jnp.result_type(float))
+    value = jnp.asarray(_inputs.real(name, value))
     if value.dtype.itemsize < 4:  # squares and sums leave the range of half precision
         value = value.astype(jnp.float32)
     if math.prod(value.shape) == 0:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _checks
+from .. import _checks, _inputs
 from .state import State
 
 
@@ -80,20 +80,7 @@ def array(name: str, value: Any) -> Any:
     Raises:
         ValueError: if it is none.
     """
-    if not hasattr(value, "dtype"):
-        value = (jnp if _checks.is_traced(value) else np).asarray(value)
-        # Python numbers have no precision of their own: they take JAX's default.
-        if value.dtype == np.float64:
-            value = value.astype(jnp.result_type(float))
-    kind = value.dtype
-    if jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.bool_):
-        value = value.astype(jnp.result_type(float))
-    elif not jnp.issubdtype(kind, jnp.floating):
-        raise ValueError(
-            f"`{name}` must hold real numbers, but its dtype is {kind}. Of complex "
-            "outputs pass real and imaginary parts as two outputs."
-        )
-    return _checks.finite(name, value)
+    return _checks.finite(name, _inputs.real(name, value))
 
 
 def number(value: Any) -> Any:

@@ -21,6 +21,9 @@ FiltersAt = Callable[[Any, Any], tuple[AbstractFilter, ...]]
 One filter for each; without momentum only the first. A PyTree of its numbers.
 """
 
+# Part of a residual that may be hidden without a word, in norm.
+_SEEN = 0.1
+
 
 class Problem(eqx.Module):
     """The eigenbasis of a train-train kernel, the targets, and the loss's `c`.
@@ -54,6 +57,7 @@ class Problem(eqx.Module):
         cast, dtype = self.precision(filters_at, times, *jax.tree.leaves(start))
         sources = self._sources(cast, start)
         f0 = cast(start.f_train)
+        self._warn(filters_at, times, sources[0])
 
         def at(time: Any) -> Any:
             filters = filters_at(time, cast(self.c))
@@ -80,6 +84,7 @@ class Problem(eqx.Module):
         cast, dtype = self.precision(filters_at, times, *arrays)
         sources = self._sources(cast, start)
         f0, kernel = cast(f0_test), cast(self.flat(k_test_train))
+        self._warn(filters_at, times, sources[0])
 
         def at(time: Any) -> Any:
             filters = filters_at(time, cast(self.c))
@@ -110,6 +115,26 @@ class Problem(eqx.Module):
         coefficients = cast(start.coefficients) - way
         arrays = (f0 - moved, coefficients, velocity.reshape(f0.shape))
         return State(*(arguments.in_range(array, dtype) for array in arrays))
+
+    def _warn(self, filters_at: FiltersAt, times: Any, residual: Any) -> None:
+        """Warn of what a low precision hides, where training would have reached it."""
+        basis = self.basis
+        if _checks.is_traced(self, filters_at, times, residual):
+            return
+        moments = np.ravel(times)[np.isfinite(np.ravel(times))]
+        if jnp.finfo(basis.dtype).eps <= float(np.finfo(float).eps) or not moments.size:
+            return
+        lost = basis.dropped(filters_at(moments.max(), self.c)[0])
+        part = np.linalg.norm(basis.eigenvectors[:, lost].T @ residual)
+        if part > _SEEN * np.linalg.norm(residual):
+            _checks.warn(
+                f"{int(lost.sum())} of {len(lost)} modes of the kernel, with "
+                f"{part**2 / np.linalg.norm(residual) ** 2:.0%} of what is to be "
+                f"learnt, are below its rounding in {basis.dtype} and are left "
+                "unlearnt at the latest time. That is right for duplicated inputs; "
+                "otherwise type a `ridge`, or compute the kernel in float64 under "
+                "`jax.config.update('jax_enable_x64', True)`."
+            )
 
     def _sources(self, cast: Any, start: State) -> tuple[Any, Any]:
         """Residual and velocity as `(n, p)` or, coupled, `(n*out, 1)`.

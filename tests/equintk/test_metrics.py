@@ -158,7 +158,7 @@ REFUSED = {
         "`k0` holds only zeros",
     ),
     "NaN": (lambda: metrics.kernel_drift(NAN, EYE), r"`k` must be finite.*\(0, 1\)"),
-    "complex": (lambda: metrics.effective_rank(1j * EYE), "`k` must be real"),
+    "complex": (lambda: metrics.effective_rank(1j * EYE), "`k` must hold real numbers"),
     "empty": (
         lambda: metrics.effective_rank(np.ones((0, 0))),
         r"`k` is empty.*\(0, 0\)",

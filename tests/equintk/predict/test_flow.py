@@ -1,5 +1,6 @@
 """Gradient flow: the matrix exponential, its limits, transformations, bad input."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -117,7 +118,9 @@ def test_rounding_in_null_modes_is_not_amplified_in_float32():
     exact = GradientFlow(data.k_train_train, data.y_train)
     rounded = GradientFlow(single.k_train_train, single.y_train)
     for t in (1e3, 1e7, 1e30, jnp.inf):
-        got = single.test(rounded, t)
+        late = pytest.warns(UserWarning, match="3 of 15 modes.*duplicated inputs")
+        with late if t in (1e7, 1e30) else contextlib.nullcontext():
+            got = single.test(rounded, t)
         assert got.dtype == jnp.float32
         assert_close(got, data.test(exact, t), 1e-2)
 

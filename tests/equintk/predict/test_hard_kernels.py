@@ -239,3 +239,16 @@ def test_gradients_of_a_covariance_agree_with_finite_differences(name, when):
         ]  # one-sided: a null eigenvalue may only move up
         slope = (-11 * f[0] + 18 * f[1] - 9 * f[2] + 2 * f[3]) / 6e-5
         assert abs(np.vdot(gradient, along) - slope) < 1e-6 * (1 + abs(slope)), i
+
+
+def test_what_a_low_precision_hides_is_warned_about_with_its_share():
+    values = np.array([1.0, 0.5, 1e-9], np.float32)
+    flow = GradientFlow(np.diag(values), np.array([1.0, 1.0, 1.0], np.float32))
+    zero = np.zeros(3, np.float32)
+    flow.train([1.0, 1e3, jnp.inf], zero)
+    with pytest.warns(UserWarning, match="1 of 3 modes .* 33% .* float32 .* `ridge`"):
+        flow.train([1.0, 1e7, jnp.inf], zero)
+    wide = GradientFlow(np.diag(values.astype(float)), np.ones(3))
+    wide.train([1.0, 1e7], np.zeros(3))  # here the mode is known, and followed
+    unseen = GradientFlow(np.diag(values), np.array([1.0, 1.0, 0.0], np.float32))
+    unseen.train(1e7, zero)
