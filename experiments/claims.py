@@ -191,9 +191,9 @@ def _install(work: Path, place: Path, replaces: tuple[int, int] | None) -> bool:
 def _put_back(place: Path) -> None:
     old = place.parent / ROOM / f"{place.name}.old"
     if old.exists():
-        if place.exists():
+        if _identity(place) is not None:
             files.discard(old)
-        else:
+        elif not place.exists():
             try:
                 os.rename(old, place)
             except OSError:  # another process was faster

@@ -7,6 +7,8 @@
 Imports no jax before a run starts, so that `--help` and a refused value answer at once.
 """
 
+import difflib
+import os
 import signal
 import sys
 import traceback
@@ -57,6 +59,9 @@ def main() -> None:
     )
     try:
         command(task)()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print(
             "\nStopped. What was finished is kept; the same command goes on.",
@@ -77,10 +82,17 @@ def _hint(argument: str) -> str | None:
     key, equals, value = argument.partition("=")
     if not equals:
         return None
-    if key in ("hydra/launcher", "hydra/sweeper"):
-        return tree.missing_extra(value)
-    nearest = schema.nearest_key(key)
-    return nearest and f"`{key}` is no key: did you mean `{nearest}`?"
+    offered = tree.options().get(key)
+    if offered is None:
+        nearest = schema.nearest_key(key)
+        return nearest and f"`{key}` is no key: did you mean `{nearest}`?"
+    for name in value.split(","):
+        close = difflib.get_close_matches(name, offered, n=1)
+        if name not in offered and close:
+            return f"`{key}={name}` is no choice: did you mean `{key}={close[0]}`?"
+        if name in offered and (missing := tree.missing_extra(name)):
+            return missing
+    return None
 
 
 if __name__ == "__main__":
