@@ -74,15 +74,8 @@ def analyze(
     study = read_study(path, x, x_from)
     from experiments import figures
 
-    tables = {
-        "runs": study.runs.summaries,
-        "curves": study.runs.curves,
-        "aggregate": study.aggregate,
-        "slopes": study.slopes,
-        "verdicts": study.verdicts,
-    }
     paths = []
-    for name, table in tables.items():
+    for name, table in study.tables.items():
         paths.append(path / "_tables" / f"{name}.csv")
         with replacing(paths[-1]) as temporary:
             table.to_csv(temporary, index=False)

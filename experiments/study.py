@@ -36,6 +36,17 @@ class Study:
     notes: list[str]  # what a reader of the tables should know
 
     @property
+    def tables(self) -> "dict[str, pd.DataFrame]":
+        """All tables, by the names of their files."""
+        return {
+            "runs": self.runs.summaries,
+            "curves": self.runs.curves,
+            "aggregate": self.aggregate,
+            "slopes": self.slopes,
+            "verdicts": self.verdicts,
+        }
+
+    @property
     def slopes_matter(self) -> bool:
         """Whether power laws were looked for: expected, or nothing else was."""
         expect = self.asked.expect.values()

@@ -290,6 +290,19 @@ VERDICT_COLUMNS = {
     "note": Column("str", "why there is no answer, or what was left out"),
 }
 
+# Of two sets of runs, after the config values that both swept.
+COMPARISON_COLUMNS = {
+    "metric": Column("str", "the column of runs.csv"),
+    "n_first": Column("int64", "runs of the first side"),
+    "first": Column("float64", "their mean", "the metric's"),
+    "n_second": Column("int64", "runs of the second side"),
+    "second": Column("float64", "their mean", "the metric's"),
+    "difference": Column("float64", "second minus first", "the metric's"),
+    "low": Column("float64", "lower end of its 95 % interval", "the metric's"),
+    "high": Column("float64", "upper end of its 95 % interval", "the metric's"),
+    "ratio": Column("float64", "second over first", "1"),
+}
+
 _CONFIG_LABELS = {
     "model.output_scale": "output scale",
     "parameterization.scheme": "parameterization",
