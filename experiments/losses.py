@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 import equintk as nt
 from experiments.datasets import Dataset
@@ -48,9 +50,8 @@ class Objective:
             outputs: `(n_times, n, *out)`.
             y: their targets, `y_train` or `y_test`.
         """
-        at_one = jax.vmap(self.of_example)
-        summed = jax.vmap(lambda f: jnp.sum(at_one(f, like(y, f.dtype))))
-        return self.c * np.asarray(jax.jit(summed)(outputs), np.float64)
+        summed = _summed(self.of_example, outputs, like(y, outputs.dtype))
+        return self.c * np.asarray(summed, np.float64)
 
 
 def build(loss: Loss, dataset: Dataset) -> Objective:
@@ -78,6 +79,14 @@ def build(loss: Loss, dataset: Dataset) -> Objective:
 def like(y: np.ndarray, dtype: Any) -> np.ndarray:
     """Targets in the precision of the outputs; classes stay integers."""
     return y if y.dtype.kind in "iu" else y.astype(dtype)
+
+
+# Once for all runs: compiling takes longer than computing.
+@partial(jax.jit, static_argnums=0)
+def _summed(of_example: Callable[..., Array], outputs: Array, y: Array) -> Array:
+    """The sum over examples at each time."""
+    over_examples = jax.vmap(of_example)
+    return jax.vmap(lambda f: jnp.sum(over_examples(f, y)))(outputs)
 
 
 def _require(loss: Loss, dataset: Dataset, needed: str, given: bool) -> None:
