@@ -20,7 +20,9 @@ from .pieces import Pieces, piecewise
 Value = Data | Par | Field | Pieces
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 Rule = Callable[["Reader", JaxprEqn, list[Any]], list[Any]]
-_RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}
+GIVEN: dict[str, Callable[..., Any]] = {}
+"""By primitive: how users spell it."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -28,7 +30,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for name in names:
-            _RULES[name] = function
+            RULES[name] = function
         return function
 
     return register
@@ -84,9 +86,11 @@ class Reader:
             return [piecewise(self, eqn, values)]
         if name in POINTWISE:
             return [self.pointwise(eqn, values)]
-        if name not in _RULES:
+        if name in GIVEN:
+            return self.traced(lambda *a: GIVEN[name](*a, **eqn.params), *values)
+        if name not in RULES:
             raise NoLimitError("no rule for what is done here to something random")
-        return _RULES[name](self, eqn, values)
+        return RULES[name](self, eqn, values)
 
     def traced(self, function: Callable[..., Any], *values: Value) -> list[Any]:
         """The results of a function of arrays, read like the model's own code."""
