@@ -56,8 +56,16 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("ridge", [0.0, 0.3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "ridge"),
+    [
+        ("array", 0.0),
+        ("array", 0.3),
+        ("operator", 0.3),
+        ("coupled array", 0.3),
+        ("coupled operator", 0.0),
+    ],
+)
 def test_flow_is_that_of_the_eigenbasis_within_the_returned_error(data, kind, ridge):
     kernel, test_kernel, y, f0, g0 = data
     shape, hand_over = KINDS[kind]
