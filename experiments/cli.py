@@ -9,9 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 
-_COMMANDS = {
+COMMANDS = {
     "run": "one run, or a sweep of them",
     "status": "where sweeps stand, from any terminal",
     "analyze": "runs -> tables, verdicts, figures",
@@ -23,13 +22,6 @@ _COMMANDS = {
 }
 
 _MODULES = {"compare": "compare_runs"}
-
-COMMANDS = {
-    name: what
-    for name, what in _COMMANDS.items()
-    if name == "completion" or find_spec(f"experiments.{_MODULES.get(name, name)}")
-}
-
 HELP = f"""How far is a trained network from its kernel's prediction?
 
   equintk run                                    one run on real data
@@ -37,6 +29,7 @@ HELP = f"""How far is a trained network from its kernel's prediction?
   equintk run experiment=width_scaling           a question, which sweeps by itself
   equintk status --watch                         where it stands, from another terminal
   equintk analyze outputs/width_scaling          tables, verdicts, figures
+  equintk report outputs/width_scaling           one page with all of it
   equintk rerun r0123456789ab                    the same numbers again?
 
 Commands (equintk COMMAND --help tells more):
@@ -82,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "run":
         return _run(rest)
     module = import_module(f"experiments.{_MODULES.get(name, name)}")
-    return module.main(rest, f"equintk {name}")
+    return module.main(rest)
 
 
 def _run(arguments: Sequence[str]) -> int:

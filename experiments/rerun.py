@@ -40,10 +40,10 @@ class Comparison(NamedTuple):
     where: str
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if every number is the same bit for bit."""
     parser = argparse.ArgumentParser(
-        prog=prog or "python -m experiments.rerun",
+        prog="python -m experiments.rerun",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -20,10 +20,10 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 _MOST_LINES = 20
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 1 if there is nothing to tell of."""
     parser = argparse.ArgumentParser(
-        prog=prog or "python -m experiments.status",
+        prog="python -m experiments.status",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

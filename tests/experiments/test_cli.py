@@ -29,6 +29,14 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
     assert "Did you mean `equintk status`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", sorted({*cli.COMMANDS} - {"run", "completion"}))
+def test_every_command_says_how_to_use_it(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert "python -m experiments." in capsys.readouterr().out
+
+
 def test_commands_answer_without_jax():
     done = equintk("status", "nowhere")
     assert done.returncode == 1
@@ -45,7 +53,7 @@ def test_a_refused_value_of_run_is_answered_as_by_the_module(tmp_path):
 
 @pytest.mark.parametrize(
     "line, expected",
-    [("equintk ", set(cli.COMMANDS)), ("equintk sta", {"status"}),
+    [("equintk ", set(cli.COMMANDS)), ("equintk re", {"report", "rerun"}),
      ("equintk run kern", {"kernel=", "kernel."}),
      ("equintk run claims.", {"claims.heartbeat=", "claims.stale="})],
 )  # fmt: skip
