@@ -1,5 +1,8 @@
 """Training dynamics: a train-train kernel and targets give outputs through time."""
 
+from typing import TYPE_CHECKING
+
+from .._late import late as _late
 from . import losses as losses
 from .approximation import Approximation as Approximation
 from .descent import GradientDescent as GradientDescent
@@ -9,6 +12,12 @@ from .function_space_descent import FunctionSpaceDescent as FunctionSpaceDescent
 from .function_space_flow import FunctionSpaceFlow as FunctionSpaceFlow
 from .gaussian import Gaussian as Gaussian
 from .gaussian_process import GaussianProcess as GaussianProcess
-from .krylov_descent import KrylovDescent as KrylovDescent
-from .krylov_flow import KrylovFlow as KrylovFlow
 from .state import State as State
+
+if TYPE_CHECKING:
+    from .krylov_descent import KrylovDescent as KrylovDescent
+    from .krylov_flow import KrylovFlow as KrylovFlow
+else:  # lineax, which they stand on, is imported when it is needed
+    __getattr__, __dir__ = _late(
+        __name__, {"KrylovDescent": ".krylov_descent", "KrylovFlow": ".krylov_flow"}
+    )
