@@ -209,6 +209,7 @@ def test_twelve_runs_survive_a_day_of_crashes(tmp_path, seed):
     assert drill(tmp_path, (8, 16, 32, 64), 3, seconds=1.0, n_kills=12, seed=seed) >= 8
 
 
+@pytest.mark.slow  # the short drill pauses one as well
 def test_an_owner_paused_past_its_stale_time_discards_what_it_has(tmp_path):
     study = Drill(tmp_path, widths=(8,), seeds=1, seconds=1.0)
     first = study.start()
