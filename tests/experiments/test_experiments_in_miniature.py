@@ -12,8 +12,11 @@ pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 TINY = ["n_train=6", "n_test=6", "steps=4", "time_grid.n_times=2", "seeds=1"]
+# Networks and kernels like those of the other studies, so that they share compilations.
 MINIATURES = {
-    "depth_scaling": {"depth": "2"},
+    "depth_scaling": {"depth": "2", "model.activation": "erf"},
+    "laziness": {"precision.x64": "false"},
+    "nngp_convergence": {"kernel.measure_error": "false"},
     "image_regression": {"dataset.size": "4"},
     "small_data": {"task.max_depth": "1"},
 }
