@@ -65,7 +65,9 @@ def side(n: int, block: int, example_bytes: int, pair_bytes: int) -> Side:
         example_bytes: of one example's features.
         pair_bytes: of the temporaries of one pair of examples in the kernel.
     """
-    by_symmetry = max(n // 8, min(ENOUGH, n // 4))
+    # Of halves three quarters are computed, and of quarters five eighths, but products
+    # of half as many rows take longer than that spares.
+    by_symmetry = max(n // 8, min(ENOUGH, -(-n // 2)))
     by_features = FEATURE_BYTES // (8 * max(example_bytes, 1))
     largest = min(MOST, _largest_tile(pair_bytes), by_symmetry, by_features)
     n_blocks = -(-n // block)

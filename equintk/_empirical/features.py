@@ -14,7 +14,6 @@ derivatives); the product of Gram matrices is in Goodfellow, arXiv:1510.01799.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,18 +21,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 from jax import lax
 from jax.core import eval_jaxpr
 from jax.extend.core import Var
 from jaxtyping import Array
 
-from .._parameters import common_dtype
+from .._parameters import common_dtype, wide_dtype
 from .._trace.flatten import Flat, aval, flatten, struct_of
+from .backward import AtSites, backward, split
 from .modes import Mode
 from .plan import is_gram
-from .structure import Structure, Tapped, scan_lengths, structure_of
-from .tapped import Activations, Taps, run, zero_taps
+from .structure import Structure, Tapped, structure_of
 
 # Axes: n examples; b, s, i, o as in `sites.py`; e, f, t entries of an output along its
 # diagonal, coupled and averaged axes.
@@ -41,7 +39,7 @@ from .tapped import Activations, Taps, run, zero_taps
 
 @functools.partial(
     jtu.register_dataclass,
-    data_fields=["activations", "derivatives"],
+    data_fields=["activations", "derivatives", "weights"],
     meta_fields=["leaves"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -55,27 +53,38 @@ class Gram:
         activations: `(n, b, s, i)`, or the numbers of rows looked up, `(n, b, s)`.
         derivatives: for each output array `(n, b, e, f, s, t * o)`, without `n` where
             they are the same for all examples.
+        weights: of the entries of `(b, t * o)` in the kernel, the same for all
+            examples; `None` where all are one.
         leaves: the numbers of the parameters.
     """
 
     activations: Any  # arrays, or whatever a tree map puts in their places
     derivatives: Any
+    weights: Any
     leaves: tuple[int, ...]
 
 
 @functools.partial(
-    jtu.register_dataclass, data_fields=["gradients"], meta_fields=["leaves"]
+    jtu.register_dataclass,
+    data_fields=["gradients", "weights"],
+    meta_fields=["rows", "leaves"],
 )
 @dataclasses.dataclass(frozen=True)
 class Dense:
     """Gradients.
 
     Attributes:
-        gradients: for each output array `(n, e, f, t * p)`.
+        gradients: for each output array `(n, e * f * t * p)`: more axes of one entry
+            would make CPU programs copy them.
+        weights: of the entries of `t * p` in the kernel, the same for all examples;
+            `None` where all are one.
+        rows: for each output array the sizes of `e` and `f`.
         leaves: the numbers of the parameters.
     """
 
     gradients: Any
+    weights: Any
+    rows: tuple[tuple[int, int], ...]
     leaves: tuple[int, ...]
 
 
@@ -155,16 +164,18 @@ def read_features(
 
     def one(*given: Array) -> list[Array]:
         leaves, rest = list(given[:n_leaves]), given[n_leaves:]
-        features = _features(structure, leaves, rest, modes, n_pairs, by_leaf)
+        constants, xs = rest[: n_fixed - n_leaves], rest[n_fixed - n_leaves :]
+        features = _features(structure, leaves, constants, xs, modes, n_pairs, by_leaf)
         arrays, kind = jtu.tree_flatten_with_path(features)
-        kinds.append((kind, [str(path[-2:-1]) for path, _ in arrays]))
+        names = [getattr(path[-2], "name", "") for path, _ in arrays]
+        kinds.append((kind, names))
         return [array for _, array in arrays]
 
     program = flatten(one, *map(struct_of, flat.jaxpr.invars))
     ((kind, names),) = kinds
     # Derivatives by the last layer's result are often the same for all examples.
     alike = tuple(
-        not varies and ".derivatives" in name
+        not varies and name in ("derivatives", "weights")
         for varies, name in zip(
             _depends_on_inputs(program, n_fixed), names, strict=True
         )
@@ -177,95 +188,91 @@ def features_of_outputs(
 ) -> tuple[Features, Features]:
     """The same, such that the kernel is the product of the outputs `(n, *out)`."""
     parts = [
-        f.reshape(f.shape[0], -1)[:, mode.order].reshape(f.shape[0], *mode.sizes)
+        f.reshape(f.shape[0], -1)[:, mode.order]
         for f, mode in zip(outputs, modes, strict=True)
     ]
-    features: Features = [Dense(parts, ())]
+    features: Features = [Dense(parts, None, _rows(modes), ())]
     return jtu.tree_map(lambda _: None, features), features
 
 
 def _features(
     structure: Structure,
     leaves: list[Array],
+    constants: Sequence[Array],
     xs: Sequence[Array],
     modes: Sequence[Mode],
     n_pairs: int,
     by_leaf: bool,
 ) -> Features:
     """The features of one example."""
-    ordinary = [leaves[i] for i in structure.ordinary]
-
-    def outputs(ordinary: list[Array], taps: Any) -> Any:
-        given = list(leaves)
-        for i, leaf in zip(structure.ordinary, ordinary, strict=True):
-            given[i] = leaf
-        results, seen = run(structure, [*given, *xs], taps)
-        return [jnp.ravel(result) for result in results], seen
-
-    results, vjp, seen = jax.vjp(outputs, ordinary, zero_taps(structure), has_aux=True)
-    rows, taps = jax.vmap(vjp)(_cotangents(results, modes))
+    at_sites, rows = backward(structure, leaves, constants, xs, modes)
     features: Features = []
-    grams: dict[Any, list[tuple[Tapped, Array, Array]]] = {}
-    for tapped in structure.tapped:
-        activations, derivatives = at_all_sites(tapped, seen, taps)
-        if is_gram(tapped, modes, n_pairs):
+    grams: dict[Any, list[tuple[Tapped, AtSites]]] = {}
+    for tapped, found in zip(structure.tapped, at_sites, strict=True):
+        if is_gram(tapped, modes, n_pairs, found.weights is not None):
             source = tapped.leaf if by_leaf else tapped.source
-            grams.setdefault(source, []).append((tapped, activations, derivatives))
+            grams.setdefault(source, []).append((tapped, found))
         else:
-            if tapped.sites[0].looks_up:
-                n_rows = tapped.sizes[2]
-                activations = jax.nn.one_hot(
-                    activations, n_rows, dtype=derivatives.dtype
-                )
-            # (b, k, o, i): as the product gives it, and as a convolution has (k, o, s).
-            dtype = common_dtype([derivatives, activations])
-            gradient = lax.dot_general(
-                derivatives.astype(dtype), activations.astype(dtype),
-                (((2,), (1,)), ((1,), (0,))),
-                precision="highest",
-            ).swapaxes(0, 1)  # fmt: skip
-            features.append(Dense(_gradients(gradient, modes), tapped.leaves))
-    for group in grams.values():
-        derivatives = jnp.concatenate([d for _, _, d in group], axis=3)
-        by_output = [
-            d.transpose(3, 0, 1, 4, 2, 5).reshape(*_of(d, 3, 0, 1, 4), -1)
-            for d in _split(derivatives, modes)
-        ]
-        numbers = tuple(leaf for tapped, _, _ in group for leaf in tapped.leaves)
-        features.append(Gram(group[0][1], by_output, numbers))
+            features.append(_dense(tapped, found, modes))
+    features += [_gram(group, modes) for group in grams.values()]
     return features + _ordinary(structure.ordinary, rows, modes, by_leaf)
 
 
-def at_all_sites(tapped: Tapped, seen: Activations, taps: Taps) -> tuple[Array, Array]:
-    """Activations `(b, s, i)`, or rows `(b, s)`, and derivatives `(k, b, s, o)`."""
-    activations, derivatives = [], []
-    for site in tapped.sites:
-        _, sliced = scan_lengths(site.use.view)
-        found, scale = seen[site.use.path]
-        tap = taps[site.use.path]
-        n_lead = 1 + len(sliced)
-        fold = site.fold
-        for _ in range(n_lead):
-            fold = jax.vmap(fold)
-        derivative = _merged(fold(tap), sliced, 1)
-        if scale is not None:
-            derivative = derivative * _merged(scale, sliced, 0)[None, :, :, None]
-        derivatives.append(derivative)
-        activations.append(_merged(found, sliced, 0))
-    return jnp.concatenate(activations, axis=1), jnp.concatenate(derivatives, axis=2)
+def _dense(tapped: Tapped, found: AtSites, modes: Sequence[Mode]) -> Dense:
+    activations, derivatives = found.activations, found.derivatives
+    if tapped.sites[0].looks_up:
+        activations = jax.nn.one_hot(
+            activations, tapped.sizes[2], dtype=derivatives.dtype
+        )
+    dtype = common_dtype([derivatives, activations])
+    gradient = _contracted(derivatives.astype(dtype), activations.astype(dtype))
+    if found.weights is None:
+        return Dense(_gradients(gradient, modes), None, _rows(modes), tapped.leaves)
+    n_in = gradient.shape[-1]
+    weights = [jnp.repeat(w.reshape(-1), n_in) for w in found.weights]
+    gradients = [gradient.reshape(-1) for _ in modes]
+    return Dense(gradients, weights, _rows(modes), tapped.leaves)
 
 
-def _merged(array: Array, sliced: Sequence[bool], n_lead: int) -> Array:
-    """From `(*lead, *scans, b, s, ...)`: scans over slices into b, others into s."""
-    cut = [n_lead + j for j, is_cut in enumerate(sliced) if is_cut]
-    whole = [n_lead + j for j, is_cut in enumerate(sliced) if not is_cut]
-    b = n_lead + len(sliced)
-    rest = tuple(range(b + 2, array.ndim))
-    array = array.transpose(*range(n_lead), *cut, b, *whole, b + 1, *rest)
-    lead, tail = array.shape[:n_lead], array.shape[b + 2 :]
-    n_batch = math.prod(array.shape[n_lead : n_lead + len(cut) + 1])
-    n_shared = math.prod(array.shape[n_lead + len(cut) + 1 : b + 2])
-    return array.reshape(*lead, n_batch, n_shared, *tail)
+def _contracted(derivatives: Array, activations: Array) -> Array:
+    """`(k, b, s, o)` with `(b, s, i)` to `(k, b, o, i)`."""
+    k, b, n_positions, o = derivatives.shape
+    # Positions first: to bring them last would be a copy number by number.
+    rows = derivatives.transpose(1, 2, 0, 3).reshape(b, n_positions, k * o)
+    if b == 1:  # an axis of one entry, moved, would be a copy of the gradient on CPU
+        product = lax.dot_general(
+            rows[0], activations[0], (((0,), (0,)), ((), ())), precision="highest"
+        )
+        return product.reshape(k, 1, o, -1)
+    product = lax.dot_general(
+        rows, activations, (((1,), (1,)), ((0,), (0,))), precision="highest"
+    )
+    return product.reshape(b, k, o, -1).swapaxes(0, 1)
+
+
+def _gram(group: Sequence[tuple[Tapped, AtSites]], modes: Sequence[Mode]) -> Gram:
+    derivatives: list[Array] = []
+    weights: list[Array] = []
+    for o in range(len(modes)):
+        parts, factors = [], []
+        for _, found in group:
+            d = found.derivatives
+            if found.weights is None:
+                d = split(d, modes)[o].transpose(3, 0, 1, 4, 2, 5)
+                d = d.reshape(*d.shape[:4], -1)
+                factors.append(jnp.ones((d.shape[0], d.shape[-1]), wide_dtype([d])))
+            else:
+                d = d.transpose(1, 0, 2, 3)[:, None]
+                factors.append(found.weights[o])
+            parts.append(d)
+        derivatives.append(jnp.concatenate(parts, axis=-1))
+        wide = wide_dtype(factors)
+        weights.append(jnp.concatenate([f.astype(wide) for f in factors], axis=-1))
+    plain = all(found.weights is None for _, found in group)
+    numbers = tuple(leaf for tapped, _ in group for leaf in tapped.leaves)
+    return Gram(
+        group[0][1].activations, derivatives, None if plain else weights, numbers
+    )
 
 
 def _ordinary(
@@ -274,7 +281,9 @@ def _ordinary(
     """Gradients as they are; small ones side by side, for one product of many."""
     if by_leaf:
         pairs = zip(numbers, rows, strict=True)
-        return [Dense(_gradients(row, modes), (i,)) for i, row in pairs]
+        return [
+            Dense(_gradients(row, modes), None, _rows(modes), (i,)) for i, row in pairs
+        ]
     groups: dict[Any, list[int]] = {}
     for place, row in enumerate(rows):
         n_params = row[0].size
@@ -286,39 +295,17 @@ def _ordinary(
             [rows[p].reshape(rows[p].shape[0], -1) for p in places], axis=1
         )
         leaves = tuple(numbers[p] for p in places)
-        features.append(Dense(_gradients(gradient, modes), leaves))
+        features.append(Dense(_gradients(gradient, modes), None, _rows(modes), leaves))
     return features
 
 
 def _gradients(rows: Array, modes: Sequence[Mode]) -> list[Array]:
-    """For each output array `(e, f, t * p)`."""
-    return [part.reshape(*part.shape[:2], -1) for part in _split(rows, modes)]
+    """For each output array `(e * f * t * p,)`."""
+    return [part.reshape(-1) for part in split(rows, modes)]
 
 
-def _split(rows: Array, modes: Sequence[Mode]) -> list[Array]:
-    """Rows of all outputs `(k, ...)` to `(e, f, t, ...)` for each output array."""
-    parts, start = [], 0
-    for mode in modes:
-        n = math.prod(mode.sizes)
-        parts.append(rows[start : start + n].reshape(*mode.sizes, *rows.shape[1:]))
-        start += n
-    return parts
-
-
-def _of(array: Array, *axes: int) -> tuple[int, ...]:
-    return tuple(array.shape[axis] for axis in axes)
-
-
-def _cotangents(results: Sequence[Array], modes: Sequence[Mode]) -> list[Array]:
-    """For each entry of each output, in the order of its mode, a one among zeros."""
-    total = sum(result.size for result in results)
-    cotangents, start = [], 0
-    for result, mode in zip(results, modes, strict=True):
-        rows = np.zeros((total, result.size), result.dtype)
-        rows[start + np.arange(result.size), mode.order] = 1
-        cotangents.append(jnp.asarray(rows))
-        start += result.size
-    return cotangents
+def _rows(modes: Sequence[Mode]) -> tuple[tuple[int, int], ...]:
+    return tuple(mode.sizes[:2] for mode in modes)
 
 
 def _depends_on_inputs(flat: Flat, n_fixed: int) -> list[bool]:

@@ -26,17 +26,20 @@ _TILE = 128
 _LARGEST_PER_PAIR = 2**16
 
 
-def is_gram(tapped: Tapped, modes: Sequence[Mode], n_pairs: int) -> bool:
+def is_gram(
+    tapped: Tapped, modes: Sequence[Mode], n_pairs: int, separable: bool = False
+) -> bool:
     """Whether Gram matrices are cheaper than the gradient.
 
     Args:
         tapped: the weight.
         modes: of each output array.
         n_pairs: the number of pairs that one example is in.
+        separable: whether one derivative stands for those of all outputs.
     """
     b, s, i, o = tapped.sizes
     seen = 1 if tapped.sites[0].looks_up else i
-    sizes = [mode.sizes for mode in modes]
+    sizes = [(1, 1, 1) if separable else mode.sizes for mode in modes]
     n_outputs = sum(e * f * t for e, f, t in sizes)
     kept = sum(e * f * f for e, f, _ in sizes)
     products = sum(e * f * f * t for e, f, t in sizes)

@@ -121,10 +121,9 @@ def _convolution(use: Use, eqn: JaxprEqn) -> Site | None:
     def activations(values: Sequence[Any]) -> Array:
         x = values[0].transpose(lhs)  # examples, channels, *space
         patches = _patches(x, window, positions[1:], params)
-        # window, examples, channels, *space -> groups, positions, (window, channels)
-        n_window = patches.shape[0]
-        patches = patches.reshape(n_window, x.shape[0], groups, n_in, -1)
-        return patches.transpose(2, 1, 4, 0, 3).reshape(sizes[:3])
+        # To groups, positions, (window, channels).
+        patches = patches.reshape(-1, math.prod(window), groups, n_in)
+        return patches.transpose(2, 0, 1, 3).reshape(sizes[:3])
 
     def fold(result: Any) -> Any:
         y = result.transpose(out).reshape(positions[0], groups, n_out, -1)
@@ -211,9 +210,10 @@ def _specs(params: Any) -> list[tuple[int, ...]]:
 def _patches(
     x: Array, window: tuple[int, ...], positions: tuple[int, ...], params: Any
 ) -> Array:
-    """What each entry of the window sees: `(window, examples, channels, *positions)`.
+    """What each entry of the window sees: `(examples, *positions, window, channels)`.
 
     By strided slices: as a grouped convolution it would be several times slower on CPU.
+    Channels last: they lie together in the result.
     """
     strides, dilation = params["window_strides"], params["rhs_dilation"]
     padding = [
@@ -223,6 +223,7 @@ def _patches(
         )
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *padding])
+    x = jnp.moveaxis(x, 1, -1)
     views = []
     for offset in np.ndindex(window):
         start = [o * d for o, d in zip(offset, dilation, strict=True)]
@@ -231,9 +232,14 @@ def _patches(
             for first, stride, n in zip(start, strides, positions, strict=True)
         ]
         views.append(
-            lax.slice(x, (0, 0, *start), (*x.shape[:2], *limit), (1, 1, *strides))
+            lax.slice(
+                x,
+                (0, *start, 0),
+                (x.shape[0], *limit, x.shape[-1]),
+                (1, *strides, 1),
+            )
         )
-    return jnp.stack(views)
+    return jnp.concatenate(views, axis=-1)
 
 
 def _convolved(eqn: JaxprEqn, values: Sequence[Any]) -> Array:
@@ -281,11 +287,11 @@ def _convolved(eqn: JaxprEqn, values: Sequence[Any]) -> Array:
 def _blocks_to_channels(
     x: Array, blocks: Sequence[int], strides: Sequence[int]
 ) -> Array:
-    """`(n, channels, *space)` to `(n, channels * prod(strides), *blocks)`."""
+    """`(n, channels, *space)` to `(n, prod(strides) * channels, *blocks)`."""
     n_space = len(strides)
     pairs = [size for pair in zip(blocks, strides, strict=True) for size in pair]
     x = x.reshape(*x.shape[:2], *pairs)
     inner = [3 + 2 * d for d in range(n_space)]
     outer = [2 + 2 * d for d in range(n_space)]
-    x = x.transpose(0, 1, *inner, *outer)
+    x = x.transpose(0, *inner, 1, *outer)
     return x.reshape(x.shape[0], -1, *blocks)

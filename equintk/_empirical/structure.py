@@ -15,6 +15,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from .._trace.flatten import Flat, aval, scan_parts
 from .._trace.uses import FACTORS, Path, Use, View, is_sliced, uses
+from .moves import MOVES
 from .sites import Site, site_of
 
 
@@ -205,7 +206,7 @@ def _site_before(use: Use, sites: dict[Path, Site], jaxpr_at: Any) -> Path | Non
             same = scan_lengths(site.use.view) == scan_lengths(use.view)
             fits = same and _covers_outputs(use, site, moves[::-1], add)
             return path if fits else None
-        if eqn.primitive.name not in _MOVES:
+        if eqn.primitive.name not in MOVES:
             return None
         moves.append(eqn)
         atom = eqn.invars[0]
@@ -233,8 +234,8 @@ def _covers_outputs(use: Use, site: Site, moves: list[JaxprEqn], add: Any) -> bo
     owner[place] = np.arange(n_batch * n_out).reshape(n_batch, 1, n_out)
     owner = owner.reshape(result.shape)
     for eqn in moves:
-        owner = _MOVES[eqn.primitive.name](owner, eqn)
-        if owner is None:
+        owner = MOVES[eqn.primitive.name](owner, eqn)
+        if owner is None or owner.size != result.size:
             return False
     entry = np.arange(n_batch * n_out).reshape(use.view.shape)
     entry = np.broadcast_to(entry, shape)
@@ -243,26 +244,6 @@ def _covers_outputs(use: Use, site: Site, moves: list[JaxprEqn], add: Any) -> bo
     one_to_one = np.array_equal(np.sort(entry_of), np.arange(len(entry_of)))
     return one_to_one and np.array_equal(entry_of[owner], entry)
 
-
-def _broadcast(array: Any, eqn: JaxprEqn) -> Any:
-    shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
-    if int(np.prod(shape, dtype=int)) != array.size:
-        return None
-    assert list(places) == sorted(places)
-    return array.reshape(shape)
-
-
-_MOVES: dict[str, Any] = {
-    "reshape": lambda array, eqn: (
-        array.reshape(eqn.params["new_sizes"])
-        if eqn.params["dimensions"] is None
-        else None
-    ),
-    "transpose": lambda array, eqn: array.transpose(eqn.params["permutation"]),
-    "squeeze": lambda array, eqn: array.reshape(aval(eqn.outvars[0]).shape),
-    "expand_dims": lambda array, eqn: array.reshape(aval(eqn.outvars[0]).shape),
-    "broadcast_in_dim": _broadcast,
-}
 
 # Above this many entries the check would take longer than the bias is worth.
 _LARGEST_RESULT = 2**22

@@ -20,7 +20,7 @@ from .._parameters import common_dtype, wide_dtype
 from .._progress import reporter
 from .._trace.flatten import flatten
 from .._types import Examples, Key, Progress
-from .features import at_all_sites
+from .backward import at_all_sites
 from .folding import folded, folded_size, rows_and_columns
 from .khatri_rao import draw_factors, projected
 from .signs import signs

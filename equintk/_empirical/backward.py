@@ -1,0 +1,214 @@
+"""The backward pass of one example: a derivative at each site, for each output."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend.core import DebugInfo, Jaxpr
+from jaxtyping import Array
+
+from .._parameters import wide_dtype
+from .._trace.flatten import aval, flatten
+from .._trace.uses import Path
+from .modes import Mode
+from .separable import Backward, Separable
+from .structure import Structure, Tapped, scan_lengths
+from .tapped import Activations, Taps, run, zero_taps
+
+
+class AtSites(NamedTuple):
+    """What a weight's gradient is made of.
+
+    Attributes:
+        activations: `(b, s, i)`, or the numbers of rows looked up, `(b, s)`.
+        derivatives: of each output, `(k, b, s, o)`; where they are separable, what they
+            have of the example, `(1, b, s, o)`.
+        weights: where they are separable, for each output array the sum over outputs of
+            the square of what they have of the output, `(b, o)`.
+    """
+
+    activations: Array
+    derivatives: Array
+    weights: list[Array] | None
+
+
+def backward(
+    structure: Structure,
+    leaves: Sequence[Array],
+    constants: Sequence[Array],
+    xs: Sequence[Array],
+    modes: Sequence[Mode],
+) -> tuple[list[AtSites], list[Array]]:
+    """For each tapped weight what it sees, for each ordinary leaf its gradients.
+
+    Gradients are `(k, *leaf)`, outputs in the order of their modes.
+
+    Args:
+        structure: of the model's jaxpr, whose inputs are the three that follow.
+        leaves: the parameters.
+        constants: what else is the same for all examples.
+        xs: the example.
+        modes: what becomes of each output array's axes.
+    """
+    given = [*constants, *xs]
+    results = [aval(var) for var in structure.flat.jaxpr.outvars]
+    cotangents = _cotangents(results, modes)
+    one = [jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in cotangents]
+    kinds = []
+
+    def backwards(cotangents: Any, leaves: Any, given: Any) -> list[Array]:
+        rows, taps, seen = _one_output(structure, leaves, given, cotangents)
+        arrays, kind = jtu.tree_flatten(seen)
+        kinds.append(kind)
+        return [*rows, *taps.values(), *arrays]
+
+    flat = flatten(backwards, one, list(leaves), given)
+    n_ordinary, paths = len(structure.ordinary), list(structure.sites)
+    rows = flat.jaxpr.outvars[:n_ordinary]
+    taps = dict(zip(paths, flat.jaxpr.outvars[n_ordinary:], strict=False))
+    seen = flat.jaxpr.outvars[n_ordinary + len(paths) :]
+    found = _separable(structure, Backward(flat, len(one), len(xs)), taps, modes)
+    starts = [found[path].start if path in found else taps[path] for path in paths]
+    others = [other for separable in found.values() for other in separable.others]
+
+    # The derivatives for each output, and what all outputs have alike.
+    by_output, once = [*rows, *starts], [*seen, *others]
+    program = _with_results(flat.jaxpr, [*by_output, *once])
+    arrays = jax.vmap(
+        lambda *one: eval_jaxpr(program, flat.consts, *one, *leaves, *given),
+        out_axes=[0] * len(by_output) + [None] * len(once),
+    )(*cotangents)
+    values = iter(arrays)
+    gradients = [next(values) for _ in rows]
+    derivatives = {path: next(values) for path in paths}
+    activations = kinds[-1].unflatten([next(values) for _ in seen])
+    weights: dict[Path, list[Array]] = {}
+    for path, separable in found.items():
+        start, fold = derivatives[path], structure.sites[path].fold
+        of_output = jax.vmap(lambda c, s=separable, f=fold: f(s.of_output(c)))(start)
+        squares = jnp.square(of_output[:, :, 0].astype(wide_dtype([start])))
+        weights[path] = [part.sum((0, 1, 2)) for part in split(squares, modes)]
+        of_example = separable.of_example([next(values) for _ in separable.others])
+        derivatives[path] = of_example[None]
+    return [
+        AtSites(
+            *at_all_sites(tapped, activations, derivatives),
+            weights.get(tapped.sites[0].use.path),
+        )
+        for tapped in structure.tapped
+    ], gradients
+
+
+def _one_output(
+    structure: Structure,
+    leaves: Sequence[Array],
+    given: Sequence[Array],
+    cotangents: list[Array],
+) -> tuple[list[Array], Taps, Activations]:
+    """Derivatives by ordinary leaves and at sites, and the activations there."""
+
+    def outputs(ordinary: list[Array], taps: Taps) -> Any:
+        changed = list(leaves)
+        for i, leaf in zip(structure.ordinary, ordinary, strict=True):
+            changed[i] = leaf
+        results, seen = run(structure, [*changed, *given], taps)
+        return [jnp.ravel(result) for result in results], seen
+
+    ordinary = [leaves[i] for i in structure.ordinary]
+    _, vjp, seen = jax.vjp(outputs, ordinary, zero_taps(structure), has_aux=True)
+    rows, taps = vjp(cotangents)
+    return rows, {path: taps[path] for path in structure.sites}, seen
+
+
+def _separable(
+    structure: Structure,
+    reading: Backward,
+    taps: dict[Path, Any],
+    modes: Sequence[Mode],
+) -> dict[Path, Separable]:
+    """The sites whose derivatives are separable, where that spares something."""
+    sizes = [mode.sizes for mode in modes]
+    if any(e * f > 1 for e, f, _ in sizes) or sum(t for *_, t in sizes) <= len(modes):
+        return {}
+    found = {}
+    for tapped in structure.tapped:
+        (site, *more) = tapped.sites
+        path = site.use.path
+        if more or site.looks_up or site.use.view.scans:
+            continue
+        separable = reading.separable(taps[path])
+        if separable is None:
+            continue
+        labels = np.asarray(site.fold(separable.labels))
+        alike = np.all(labels == labels[:, :1])
+        # What is the same for all examples is kept once anyway.
+        if alike and (separable.others or labels.shape[1] > 1):
+            found[path] = separable
+    return found
+
+
+def _with_results(jaxpr: Jaxpr, results: list[Any]) -> Jaxpr:
+    names = ("",) * len(jaxpr.invars), ("",) * len(results)
+    debug_info = DebugInfo("equintk", "backward", *names)
+    return Jaxpr(
+        jaxpr.constvars, jaxpr.invars, results, jaxpr.eqns, jaxpr.effects, debug_info
+    )
+
+
+def at_all_sites(tapped: Tapped, seen: Activations, taps: Taps) -> tuple[Array, Array]:
+    """Activations `(b, s, i)`, or rows `(b, s)`, and derivatives `(k, b, s, o)`."""
+    activations, derivatives = [], []
+    for site in tapped.sites:
+        _, sliced = scan_lengths(site.use.view)
+        found, scale = seen[site.use.path]
+        tap = taps[site.use.path]
+        n_lead = 1 + len(sliced)
+        fold = site.fold
+        for _ in range(n_lead):
+            fold = jax.vmap(fold)
+        derivative = _merged(fold(tap), sliced, 1)
+        if scale is not None:
+            derivative = derivative * _merged(scale, sliced, 0)[None, :, :, None]
+        derivatives.append(derivative)
+        activations.append(_merged(found, sliced, 0))
+    return jnp.concatenate(activations, axis=1), jnp.concatenate(derivatives, axis=2)
+
+
+def _merged(array: Array, sliced: Sequence[bool], n_lead: int) -> Array:
+    """From `(*lead, *scans, b, s, ...)`: scans over slices into b, others into s."""
+    cut = [n_lead + j for j, is_cut in enumerate(sliced) if is_cut]
+    whole = [n_lead + j for j, is_cut in enumerate(sliced) if not is_cut]
+    b = n_lead + len(sliced)
+    rest = tuple(range(b + 2, array.ndim))
+    array = array.transpose(*range(n_lead), *cut, b, *whole, b + 1, *rest)
+    lead, tail = array.shape[:n_lead], array.shape[b + 2 :]
+    n_batch = math.prod(array.shape[n_lead : n_lead + len(cut) + 1])
+    n_shared = math.prod(array.shape[n_lead + len(cut) + 1 : b + 2])
+    return array.reshape(*lead, n_batch, n_shared, *tail)
+
+
+def split(rows: Array, modes: Sequence[Mode]) -> list[Array]:
+    """Rows of all outputs `(k, ...)` to `(e, f, t, ...)` for each output array."""
+    parts, start = [], 0
+    for mode in modes:
+        n = math.prod(mode.sizes)
+        parts.append(rows[start : start + n].reshape(*mode.sizes, *rows.shape[1:]))
+        start += n
+    return parts
+
+
+def _cotangents(results: Sequence[Any], modes: Sequence[Mode]) -> list[Array]:
+    """For each entry of each output, in the order of its mode, a one among zeros."""
+    total = sum(result.size for result in results)
+    cotangents, start = [], 0
+    for result, mode in zip(results, modes, strict=True):
+        rows = np.zeros((total, result.size), result.dtype)
+        rows[start + np.arange(result.size), mode.order] = 1
+        cotangents.append(jnp.asarray(rows))
+        start += result.size
+    return cotangents
