@@ -19,6 +19,9 @@ PAIR_BYTES = 2**26
 ENOUGH = 256
 MOST = 512
 
+# Features of all examples that stay in a processor's cache, in bytes.
+_CACHED = 2**24
+
 
 def block_size(n: int, batch_size: int, pair_bytes: int) -> int:
     """Examples per call of `features`: the same whatever `n >= batch_size`."""
@@ -65,9 +68,10 @@ def side(n: int, block: int, example_bytes: int, pair_bytes: int) -> Side:
         example_bytes: of one example's features.
         pair_bytes: of the temporaries of one pair of examples in the kernel.
     """
-    # Of halves three quarters are computed, and of quarters five eighths, but products
-    # of half as many rows take longer than that spares.
-    by_symmetry = max(n // 8, min(ENOUGH, -(-n // 2)))
+    # Of quarters of a small kernel fewer are below the diagonal than of halves, but rows
+    # that come from memory are read oftener, and products of few rows wait for them.
+    parts = 4 if n * example_bytes <= _CACHED else 2
+    by_symmetry = max(n // 8, min(ENOUGH, n // parts))
     by_features = FEATURE_BYTES // (8 * max(example_bytes, 1))
     largest = min(MOST, _largest_tile(pair_bytes), by_symmetry, by_features)
     n_blocks = -(-n // block)

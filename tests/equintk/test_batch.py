@@ -207,11 +207,16 @@ def test_tiles_are_bounded_by_memory_and_cover_all_examples(n, pair_bytes):
     block = _schedule.block_size(n, 32, pair_bytes)
     tiles = side(n, block, 1000, pair_bytes)
     assert tiles.tile**2 * pair_bytes <= 2**26 or tiles.tile == 1
-    assert tiles.tile <= max(32, n // 2)
+    assert tiles.tile <= max(32, n // 4)
     covered = [tiles.start(i) + tiles.tile for i in range(tiles.n_tiles)]
     assert covered[-1] == n and min(tiles.start(i) for i in range(tiles.n_tiles)) == 0
     assert sum(tiles.n_new(i) for i in range(tiles.n_tiles)) == n
     assert tiles.n_tiles * tiles.tile - n < tiles.n_tiles
+
+
+def test_a_small_kernel_is_cut_in_halves_where_its_features_are_large():
+    assert side(64, 16, 10**6, 16).n_tiles == 2
+    assert side(64, 16, 1000, 16).n_tiles == 4
 
 
 def test_a_large_batch_takes_few_calls_of_the_kernel():
