@@ -68,8 +68,8 @@ def side(n: int, block: int, example_bytes: int, pair_bytes: int) -> Side:
         example_bytes: of one example's features.
         pair_bytes: of the temporaries of one pair of examples in the kernel.
     """
-    # Of quarters of a small kernel fewer are below the diagonal than of halves, but rows
-    # that come from memory are read oftener, and products of few rows wait for them.
+    # Cut in quarters, less of a small kernel is below the diagonal than in halves; but
+    # rows that come from memory are read oftener, and products of few wait for them.
     parts = 4 if n * example_bytes <= _CACHED else 2
     by_symmetry = max(n // 8, min(ENOUGH, n // parts))
     by_features = FEATURE_BYTES // (8 * max(example_bytes, 1))
