@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_PANELS = 9
+_MOST_MARKED = 20  # steps: more marks than that hide the line
 _USUAL = tuple(f"relative_divergence_{split}" for split in (TRAIN, TEST))
 
 
@@ -50,10 +51,11 @@ def through_training(
         the least seed to the greatest, which is left out where dashes tell lines
         apart. Step 0 has no place on a logarithmic axis.
     """
-    tables = dict(iter(_named(curves).groupby(["column", "network"])))
+    metrics = metrics or _USUAL
+    tables = dict(iter(_named(curves, metrics).groupby(["column", "network"])))
     panels = [
         (metric, network, tables[metric, network])
-        for metric in (metrics or _USUAL)
+        for metric in metrics
         for network in NETWORKS
         if (metric, network) in tables
     ][:_MOST_PANELS]
@@ -81,16 +83,16 @@ def through_training(
     return figure
 
 
-def _named(curves: "pd.DataFrame") -> "pd.DataFrame":
-    """The curves after step 0, each under its name in `summary.csv`."""
-    shown = curves.loc[curves["step"] > 0]
-    pairs = shown[["metric", "split"]].drop_duplicates()
+def _named(curves: "pd.DataFrame", metrics: Sequence[str]) -> "pd.DataFrame":
+    """The curves of these metrics after step 0, each under its summary's name."""
     names = {}
-    for metric, split in pairs.itertuples(index=False):
+    for metric, split in curves[["metric", "split"]].drop_duplicates().to_numpy():
         try:
             names[metric, split] = summary_column(metric, split)
         except ValueError:  # of a newer version
             names[metric, split] = f"{metric}_{split}"
+    wanted = [metric for (metric, _), name in names.items() if name in metrics]
+    shown = curves.loc[(curves["step"] > 0) & curves["metric"].isin(wanted)]
     keys = zip(shown["metric"], shown["split"], strict=True)
     return shown.assign(column=[names[key] for key in keys])
 
@@ -125,7 +127,7 @@ def _median(
         )
     axes.plot(
         steps, table["median"], line.dash, color=line.color, linewidth=1.8,
-        marker=line.marker, markersize=3.5,
+        marker=line.marker if len(steps) <= _MOST_MARKED else "", markersize=3.5,
     )  # fmt: skip
     low, high = ("min", "max") if banded else ("median", "median")
     return float(table[low].min()), float(table[high].max())
