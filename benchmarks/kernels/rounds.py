@@ -47,7 +47,7 @@ class Worker:
         self._limit, self._errors = limit, tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [
-                python, "-m", "benchmarks.kernels.worker",
+                python, "-m", workload.worker,
                 workload.name, method, str(workload.n), str(workload.batch_size),
             ],
             cwd=ROOT, env=_environment(), text=True,

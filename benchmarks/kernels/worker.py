@@ -18,7 +18,7 @@ import time
 import jax
 import numpy as np
 
-from .workloads import INCUMBENT, OURS, by_name, resized
+from .workloads import INCUMBENT, OURS, Workload, by_name, resized
 
 # Imported by name: neither environment holds what the other side needs.
 _MODULES = {OURS: "ours", "per leaf": "plain", "rate": "product"}
@@ -27,16 +27,21 @@ _MODULES |= dict.fromkeys(INCUMBENT, "incumbent")
 
 def main(name: str, method: str, n: str, batch_size: str):
     """Answer until the input ends."""
+    workload = resized(by_name(name), int(n), int(batch_size))
+    serve(f"{__package__}.{_MODULES[method]}", workload, method)
+
+
+def serve(module_name: str, workload: Workload, method: str):
+    """Answer with what a module's `prepare` makes of a workload."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not reach the answers
-    module = importlib.import_module(f".{_MODULES[method]}", __package__)
+    module = importlib.import_module(module_name)
     jax.block_until_ready(jax.numpy.zeros(()))  # a backend belongs to the imports
     imported = _peak_bytes()
 
     def answer(**reply):
         print(json.dumps(reply), file=answers, flush=True)
 
-    workload = resized(by_name(name), int(n), int(batch_size))
     kernel_at = module.prepare(workload, method)
     compute, kernel = kernel_at(workload.n), None
     answer(versions=_versions())

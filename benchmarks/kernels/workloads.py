@@ -70,6 +70,7 @@ class Workload:
     batch_size: int
     peers: tuple[str, ...] = ()
     full: bool = False
+    worker: str = "benchmarks.kernels.worker"
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from .functions import IDENTITY
 from .layout import Axes, Axis, Factor, Root
 from .nodes import Atoms, Data, Field, LeafPart, Par, PlaceOp, Term
 from .parameters import Spans, index_of, parts_along
-from .sources import Operand, Overlap, Parameter, Window
+from .shifts import Window
+from .sources import Operand, Overlap, Parameter
 
 
 @dataclass(frozen=True, eq=False)

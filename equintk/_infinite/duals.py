@@ -15,7 +15,7 @@ Expansion = Callable[[int], hermite.Series]
 
 
 def mean(function: Function, q: Any, expansion: Expansion) -> tuple[Any, Any]:
-    """`E[phi(u)]` for the variances `q`, and bounds of its relative error."""
+    """`E[phi(u)]` for the variances `q`, and bounds of its error, or `None`."""
     known = recognised(function)
     if known is None:
         series = expansion(0)
@@ -27,7 +27,7 @@ def mean(function: Function, q: Any, expansion: Expansion) -> tuple[Any, Any]:
     for m, coef in enumerate(known.kink):
         if coef:
             total = total + coef * half_moment(m, q)
-    return total, 0.0
+    return total, None
 
 
 def product(
@@ -38,7 +38,7 @@ def product(
     still: Callable[[], Any],
     expansion: Expansion,
 ) -> tuple[Any, Any]:
-    """`E[phi(u) psi(v)]`, and bounds of its relative error.
+    """`E[phi(u) psi(v)]`, and bounds of its relative error, or `None` where exact.
 
     Args:
         functions: `phi` and `psi`.
@@ -52,7 +52,7 @@ def product(
     """
     one, two = (recognised(f) for f in functions)
     if one is not None and two is not None:
-        return _two_sided(one, two, *variances, covariance, still), 0.0
+        return _two_sided(one, two, *variances, covariance, still), None
     if any(known is not None and any(known.kink[:1]) for known in (one, two)):
         raise NoLimitError("the product of a step and a function of another kind")
     expansions = [expansion(0), expansion(1)]

@@ -9,12 +9,15 @@ import numpy as np
 
 from .. import _checks, _inputs
 from .._batch import pairwise
-from .._parameters import partition
+from .._parameters import partition, wide_dtype
 from .._programs import Programs
 from .._progress import reporter
 from .._types import Examples, Integer, Key, Model, Progress
+from .arguments import Arguments, numbers, read_model
 from .hermite import ORDERS
-from .kernels import _Arguments, _flipped, _Plan, _tolerance, _too_large
+from .identities import identities
+from .kernels import checked_tolerance, too_large
+from .pair import flipped
 from .program import read
 from .sampling import shifts
 
@@ -87,35 +90,44 @@ def estimate_infinite_kernels(
             "`n_repeats` must be 2 at least, for there to be an error, and `n_points` "
             f"16, but they are {n_repeats} and {n_points}."
         )
-    arguments = _Arguments(**({"batch_size": 8} | options))
+    arguments = Arguments(**({"batch_size": 8} | options))
     _checks.positive_integer("batch_size", arguments.batch_size)
     x1, x2 = _inputs.pair(x1, x2)
     params, static = partition(model, None)
     example = _inputs.one_example(x1)
-    plan = _Plan(model, params, example, arguments)
-    program = read(
-        params, static, example, plan.kept, plan.still, plan.frozen, plan.finite, True
-    )
-    tolerance = _tolerance(arguments.tolerance, program.dtype)
+    leaves = jtu.tree_leaves(params)
+    given = numbers(model, params, arguments, wide_dtype(leaves))
+    reading = read_model(model, params, example, arguments)
+    uses = reading.uses(given, arguments)
+    starts = {i: leaves[i] for i in uses.kept}
+    program = read(params, static, example, starts, uses, True)
+    tolerance = checked_tolerance(arguments.tolerance, program.dtype)
+    of_one, of_two = identities(x1, x2)
+    x1, x2 = (of_one, x1), None if x2 is None else (of_two, x2)
     report = reporter(progress, "estimated infinite kernels")
 
     def kernel(shared: Any, one: Any, two: Any) -> Any:
-        numbers, shift = shared
-        prior = lambda leaf: plan.prior(leaf, numbers)
-        of_pair = lambda a, b: program.pair(
-            prior, a, b, ORDERS[-1], True, (int(n_points), shift)
-        )
+        given, shift = shared
+        prior = lambda leaf: reading.prior(leaf, given)
+
+        def of_pair(one: Any, two: Any) -> Any:
+            (mine, a), (its, b) = one, two
+            inputs = (jtu.tree_leaves(a), jtu.tree_leaves(b))
+            points = (int(n_points), shift)
+            same = mine == its
+            return program.pair(prior, inputs, same, ORDERS[-1], True, points)
+
         return jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(one, two)
 
-    flip = lambda kernels: jtu.tree_map(_flipped, kernels)
+    flip = lambda kernels: jtu.tree_map(flipped, kernels)
     programs = Programs(lambda shared, block: (shared, block), kernel, flip)
     found = []
     for shift in shifts(key, int(n_repeats), program.dtype):
-        shared = (plan.numbers, shift)
+        shared = (given, shift)
         kernels, _ = pairwise(programs, shared, x1, x2, arguments.batch_size, report)
         nngp, ntk, error = kernels
-        if not bool(jnp.max(error[..., -1]) <= tolerance):
-            raise ValueError(_too_large(f"{float(jnp.max(error)):.1e}", tolerance))
+        if error is not None and not bool(jnp.max(error[..., -1]) <= tolerance):
+            raise ValueError(too_large(f"{float(jnp.max(error)):.1e}", tolerance))
         found.append((nngp, ntk))
     several = jtu.tree_map(lambda *a: np.stack([np.asarray(k) for k in a]), *found)
     mean = jtu.tree_map(lambda a: jnp.asarray(a.mean(axis=0)), several)

@@ -39,6 +39,11 @@ class Series(NamedTuple):
     missing: tuple[Any, Any]
     size: tuple[Any, Any]
 
+    def raveled(self) -> "Series":
+        """The same with one dimension for all variances."""
+        coefs = self.coefs.reshape(self.coefs.shape[0], -1)
+        return self._replace(coefs=coefs, first=self.first.ravel())
+
 
 def series(function: Function, q: Any, params: list[Any], order: int) -> Series:
     """The expansion for variances `q`, with parameters of its shape."""
@@ -72,7 +77,7 @@ def _projected(values: Any, weights: Any, basis: Any) -> Any:
 def _tails(coefs: Any, square: Any) -> Any:
     """What the coefficients up to each order miss."""
     order = coefs.shape[0] - 1
-    parts = [jnp.sum(coefs[: min(k, order) + 1] ** 2, axis=0) for k in ORDERS]
+    parts = [jnp.sum(coefs[: k + 1] ** 2, axis=0) for k in ORDERS if k <= order]
     return jnp.maximum(square[None] - jnp.stack(parts), 0)
 
 

@@ -1,10 +1,8 @@
 """The NNGP and the tangent kernel of an architecture at infinite width."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -12,20 +10,23 @@ from jaxtyping import PyTree
 
 from .. import _checks, _inputs
 from .._batch import pairwise
+from .._cache import remembered, signature
 from .._checks import is_traced
-from .._parameterize import Parameterized
-from .._parameters import partition
-from .._programs import Programs
+from .._parameters import partition, wide_dtype
 from .._progress import reporter
-from .._scalings import SCHEMES, scaling
-from .._trace.roles import roles
 from .._types import Examples, Integer, Model, Number, Progress, Text
-from . import priors
+from .arguments import Arguments, numbers, read_model
 from .hermite import ORDERS
-from .program import Program, read
+from .identities import identities
+from .pair import Pair, digest, pair_of
+from .program import read
 
 _PILOT = 8
 _FEW_PAIRS = 4096
+_BLOCK_BYTES = 2**25  # of the features of a block, while they are computed
+# Tiles are this much smaller than memory allows: passes over their numbers are fastest
+# where these stay in a cache.
+_HELD = 16
 
 
 class InfiniteKernels(NamedTuple):
@@ -51,7 +52,7 @@ def infinite_kernels(
     learning_rate: Any = None,
     finite: Any = (),
     roles: Any = None,
-    batch_size: Integer = 64,
+    batch_size: Integer = 256,
     tolerance: Number | None = None,
     progress: Progress = False,
 ) -> InfiniteKernels:
@@ -102,7 +103,7 @@ def infinite_kernels(
     Source: Yang, arXiv:1910.12478, for which architectures have a limit; Cho and Saul,
     arXiv:1112.3712, and Daniely et al., arXiv:1602.05897, for the expectations.
     """
-    arguments = _Arguments(
+    arguments = Arguments(
         parameterization,
         W_std,
         b_std,
@@ -120,7 +121,7 @@ def infinite_nngp(
 ) -> PyTree:
     """The NNGP of `infinite_kernels`, whose arguments it takes; no derivative."""
     progress = options.pop("progress", False)
-    return _kernels(model, x1, x2, _Arguments(**options), progress, False).nngp
+    return _kernels(model, x1, x2, Arguments(**options), progress, False).nngp
 
 
 def infinite_ntk(
@@ -128,65 +129,106 @@ def infinite_ntk(
 ) -> PyTree:
     """The tangent kernel of `infinite_kernels`, whose arguments it takes."""
     progress = options.pop("progress", False)
-    return _kernels(model, x1, x2, _Arguments(**options), progress, True).ntk
-
-
-class _Arguments(NamedTuple):
-    parameterization: Any = None
-    W_std: Any = None
-    b_std: Any = None
-    learning_rate: Any = None
-    finite: Any = ()
-    roles: Any = None
-    batch_size: Any = 64
-    tolerance: Any = None
+    return _kernels(model, x1, x2, Arguments(**options), progress, True).ntk
 
 
 def _kernels(
     model: Model,
     x1: Examples,
     x2: Examples | None,
-    arguments: _Arguments,
+    arguments: Arguments,
     progress: Progress,
     tangent: bool,
 ) -> InfiniteKernels:
     _checks.positive_integer("batch_size", arguments.batch_size)
     x1, x2 = _inputs.pair(x1, x2)
-    params, static = partition(model, None)
-    example = _inputs.one_example(x1)
-    plan = _Plan(model, params, example, arguments)
-    program = read(
-        params, static, example, plan.kept, plan.still, plan.frozen, plan.finite
-    )
-    tolerance = _tolerance(arguments.tolerance, program.dtype)
+    compiled = _Compiled(model, x1, arguments, tangent)
+    tolerance = checked_tolerance(arguments.tolerance, compiled.dtype)
     report = reporter(progress, "infinite kernels")
+    one, two = identities(x1, x2)
+    x1, x2 = (one, x1), None if x2 is None else (two, x2)
     run = lambda order, one, two, report: _run(
-        program, plan, order, one, two, arguments.batch_size, tangent, report
+        compiled, order, one, two, arguments.batch_size, report
     )
-    if is_traced(x1, x2, plan.numbers):
+    if is_traced(x1, x2, compiled.numbers):
         nngp, ntk, error = run(ORDERS[-1], x1, x2, report)
-        nngp, ntk = eqx.error_if(
-            (nngp, ntk), ~(jnp.max(error[..., -1]) <= tolerance),
-            _too_large("larger", tolerance),
-        )  # fmt: skip
+        if error is not None:
+            nngp, ntk = eqx.error_if(
+                (nngp, ntk), ~(jnp.max(error[..., -1]) <= tolerance),
+                too_large("larger", tolerance),
+            )  # fmt: skip
         return InfiniteKernels(nngp, ntk)
-    order = _order(run, x1, x2, tolerance)
+    order = _order(compiled, run, x1, x2, tolerance)
     nngp, ntk, error = run(order, x1, x2, report)
-    worst = float(np.max(np.asarray(error)[..., ORDERS.index(order)]))
+    worst = _worst(error)
     if not worst <= tolerance and order < ORDERS[-1]:
         nngp, ntk, error = run(ORDERS[-1], x1, x2, report)
-        worst = float(np.max(np.asarray(error)[..., -1]))
+        worst = _worst(error)
     if not worst <= tolerance:
-        raise ValueError(_too_large(f"{worst:.1e}", tolerance))
+        raise ValueError(too_large(f"{worst:.1e}", tolerance))
     for leaf in jtu.tree_leaves((nngp, ntk)):
         _checks.finite_result("A kernel", leaf)
     return InfiniteKernels(nngp, ntk)
 
 
-def _order(run: Any, x1: Any, x2: Any, tolerance: float) -> int:
+class _Compiled:
+    """A model and arguments, and what was compiled for their like.
+
+    Attributes:
+        numbers: those among the arguments.
+        dtype: of kernels.
+    """
+
+    def __init__(self, model: Model, x: Examples, arguments: Arguments, tangent: bool):
+        params, static = partition(model, None)
+        leaves = jtu.tree_leaves(params)
+        self.dtype = wide_dtype(leaves)
+        self.numbers = numbers(model, params, arguments, self.dtype)
+        self._example = _inputs.one_example(x)
+        self._tangent = tangent
+        # Arrays that are no parameters count by their values: what is read depends on
+        # them. Some are not known under a transformation; then nothing is kept.
+        constants = [digest(a) for a in jtu.tree_leaves(static) if eqx.is_array(a)]
+        self._key = None
+        if None not in constants:
+            self._key = (
+                "infinite width", signature((model, self._example)).key,
+                tuple(constants), arguments.parameterization,
+                None if arguments.roles is None else tuple(arguments.roles.items()),
+            )  # fmt: skip
+        make = lambda: read_model(model, params, self._example, arguments)
+        self._reading = self._kept(self._key, make)
+        uses = self._reading.uses(self.numbers, arguments)
+        starts = {i: leaves[i] for i in sorted(uses.kept)}
+        values = tuple(digest(start) for start in starts.values())
+        if None in values:
+            self._key = None
+        self._key = self._key and (self._key, uses, values)
+        self._program = self._kept(
+            self._key, lambda: read(params, static, self._example, starts, uses)
+        )
+
+    def _kept(self, key: Any, make: Any) -> Any:
+        """What is made, or was for an equal key."""
+        if key is None:
+            return make()
+        return remembered(key, make, lambda made: getattr(made, "held_bytes", 0))
+
+    def __call__(self, order: int) -> Pair:
+        """The kernels of a pair of blocks, with series of this length."""
+        key = None if self._key is None else (self._key, order, self._tangent)
+        make = lambda: pair_of(
+            self._program, self._reading.prior, self._example, self.numbers,
+            order, self._tangent,
+        )  # fmt: skip
+        return self._kept(key, make)
+
+
+def _order(compiled: _Compiled, run: Any, x1: Any, x2: Any, tolerance: float) -> int:
     """The shortest series that will do, where a shorter one saves time."""
     n1 = _inputs.count(x1)
-    if n1 * (n1 if x2 is None else _inputs.count(x2)) <= _FEW_PAIRS:
+    n_pairs = n1 * (n1 if x2 is None else _inputs.count(x2))
+    if n_pairs <= _FEW_PAIRS or compiled(ORDERS[-1]).exact:
         return ORDERS[-1]
     few = jtu.tree_map(lambda a: a[:_PILOT], x1)
     error = run(ORDERS[-1], few, None, lambda done, total: None)[2]
@@ -196,7 +238,12 @@ def _order(run: Any, x1: Any, x2: Any, tolerance: float) -> int:
     return enough[0] if enough else ORDERS[-1]
 
 
-def _too_large(worst: str, tolerance: float) -> str:
+def _worst(error: Any) -> float:
+    return 0.0 if error is None else float(np.max(np.asarray(error)[..., -1]))
+
+
+def too_large(worst: str, tolerance: float) -> str:
+    """What is said of a series that does not converge in time."""
     return (
         "An expectation over Gaussians has no closed form here, and the bound of the "
         f"relative error of its Hermite series is {worst}, above the tolerance "
@@ -206,179 +253,20 @@ def _too_large(worst: str, tolerance: float) -> str:
     )
 
 
-def _tolerance(tolerance: Any, dtype: Any) -> float:
+def checked_tolerance(tolerance: Any, dtype: Any) -> float:
+    """The tolerance given, or what a precision allows."""
     if tolerance is None:
         return 1e-8 if jnp.finfo(dtype).eps < 1e-10 else 1e-4
     return float(_checks.positive("tolerance", tolerance))
 
 
 def _run(
-    program: Program,
-    plan: "_Plan",
-    order: int,
-    x1: Any,
-    x2: Any,
-    batch_size: int,
-    tangent: bool,
-    report: Any,
+    compiled: _Compiled, order: int, x1: Any, x2: Any, batch_size: int, report: Any
 ) -> tuple[Any, Any, Any]:
-    def kernel(numbers: Any, one: Any, two: Any) -> Any:
-        of_pair = lambda a, b: program.pair(
-            lambda leaf: plan.prior(leaf, numbers), a, b, order, tangent
-        )
-        return jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(one, two)
-
-    def flip(kernels: Any) -> Any:
-        return jtu.tree_map(_flipped, kernels)
-
-    programs = Programs(lambda numbers, block: (numbers, block), kernel, flip)
+    pair = compiled(order)
+    block = max(1, min(batch_size, _BLOCK_BYTES // pair.example_bytes))
     kernels, _ = pairwise(
-        programs, plan.numbers, x1, x2, batch_size, report,
-        pair_bytes=64 * program.places,
+        pair.programs, (np.bool_(True), compiled.numbers), x1, x2, block, report,
+        pair_bytes=_HELD * pair.bytes,
     )  # fmt: skip
     return kernels
-
-
-def _flipped(k: Any) -> Any:
-    if k.ndim % 2:  # bounds, by order
-        return k.swapaxes(0, 1)
-    rank = (k.ndim - 2) // 2
-    places = range(2, 2 + rank)
-    return k.transpose(1, 0, *(p + rank for p in places), *places)
-
-
-class _Plan:
-    """What the arguments say of each parameter, by its number.
-
-    Attributes:
-        numbers: `W_std`, `b_std` and learning rates: what may be differentiated by.
-        kept: parameters that keep their start.
-        still: those whose variance is zero.
-        frozen: those that do not move.
-        finite: those whose own axes do not go to infinity.
-    """
-
-    def __init__(self, model: Any, params: Any, x: Any, arguments: _Arguments):
-        self._paths = [jtu.keystr(p) for p, _ in jtu.tree_flatten_with_path(params)[0]]
-        self._scheme, W_std, b_std = _scheme(model, arguments)
-        self._written = isinstance(model, Parameterized)
-        if isinstance(model, Parameterized):
-            role_of = {f".module{path}": role for path, role in model.roles}
-        else:
-            given = _checked_roles(arguments.roles, self._paths)
-            role_of = roles(model, x, given)
-        self._roles = [role_of[path] for path in self._paths]
-        self._own = None if self._scheme else priors.own_deviations(model)
-        rates = _rates(arguments.learning_rate, self._paths)
-        self.numbers = (W_std, b_std, rates)
-        self.kept = frozenset(i for i, r in enumerate(self._roles) if r.kept)
-        self.still = self.kept | {
-            i
-            for i, role in enumerate(self._roles)
-            if self._scheme and _is_zero(W_std if role.kind == "weight" else b_std)
-        }
-        self.finite = frozenset(_named("finite", arguments.finite, self._paths))
-        self.frozen = frozenset(i for i, r in enumerate(rates) if _is_zero(r))
-        if self._own is not None:
-            for i in range(len(self._paths)):
-                self._deviation(i)
-
-    def prior(self, leaf: int, numbers: Any) -> tuple[Any, Any]:
-        """Variance of a parameter, and the rate at which it moves."""
-        W_std, b_std, rates = numbers
-        if self._scheme is None:
-            return self._deviation(leaf) ** 2, rates[leaf]
-        role = self._roles[leaf]
-        std, multiplier = scaling(self._scheme, role, W_std, b_std)
-        std = 0.0 if role.kept else std
-        if self._written:  # the multiplier is in the model's own code
-            return std**2, rates[leaf]
-        return (std * multiplier) ** 2, multiplier**2 * rates[leaf]
-
-    def _deviation(self, leaf: int) -> float:
-        path = self._paths[leaf]
-        assert self._own is not None
-        if leaf in self.kept:
-            return 0.0
-        if path not in self._own:
-            raise ValueError(
-                f"How the parameter `model{path}` is drawn is not known: it sits in no "
-                "layer of `equinox.nn` with an initialisation of its own. Pass "
-                '`parameterization="ntk"` or another, with `W_std` and `b_std`.'
-            )
-        return self._own[path]
-
-
-def _is_zero(number: Any) -> bool:
-    return not is_traced(number) and float(number) == 0
-
-
-def _scheme(model: Any, arguments: _Arguments) -> tuple[Any, Any, Any]:
-    scheme, W_std, b_std = arguments[:3]
-    for name, value in (("W_std", W_std), ("b_std", b_std)):
-        if value is not None:
-            _checks.non_negative(name, value)
-    if isinstance(model, Parameterized):
-        if (scheme, arguments.roles) != (None, None):
-            raise ValueError(
-                "The model was made by `parameterize`, which says how it is drawn: "
-                "leave `parameterization` and `roles` out, or pass `model.module`."
-            )
-        scheme = model.scheme
-        W_std = model.W_std if W_std is None else W_std
-        b_std = model.b_std if b_std is None else b_std
-        if (W_std, b_std) != (model.W_std, model.b_std):
-            raise ValueError(
-                "The model was made by `parameterize`, with its own `W_std` and "
-                "`b_std`: leave them out, or pass `model.module`."
-            )
-        return scheme, W_std, b_std
-    if scheme is None:
-        if W_std is not None or b_std is not None:
-            raise ValueError(
-                "`W_std` and `b_std` belong to a parameterization: pass "
-                f"`parameterization` with them, one of {', '.join(map(repr, SCHEMES))}."
-            )
-        return None, None, None
-    if not isinstance(scheme, str) or scheme not in SCHEMES:
-        raise ValueError(
-            f"`parameterization` must be one of {', '.join(map(repr, SCHEMES))} or "
-            f"`None`, but it is {scheme!r}."
-        )
-    return scheme, 1.0 if W_std is None else W_std, 0.0 if b_std is None else b_std
-
-
-def _checked_roles(given: Any, paths: list[str]) -> Mapping[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            "`roles` must map the paths of parameters to their roles, such as "
-            f'`{{".scale": "gain"}}`, but it is {type(given).__name__}.'
-        )
-    _named("roles", given, paths)
-    return given
-
-
-def _rates(learning_rate: Any, paths: list[str]) -> list[Any]:
-    if learning_rate is None:
-        return [1.0] * len(paths)
-    if isinstance(learning_rate, Mapping):
-        _named("learning_rate", learning_rate, paths)
-        for path, rate in learning_rate.items():
-            _checks.non_negative(f"learning_rate[{path!r}]", rate)
-        return [learning_rate.get(path, 1.0) for path in paths]
-    _checks.non_negative("learning_rate", learning_rate)
-    return [learning_rate] * len(paths)
-
-
-def _named(name: str, given: Any, paths: list[str]) -> list[int]:
-    if isinstance(given, str):
-        given = (given,)
-    for path in given:
-        if path not in paths:
-            raise ValueError(
-                f"`{name}` names {path!r}, which is no parameter of the model; its "
-                f"parameters are {', '.join(map(repr, paths))}."
-            )
-    return [i for i, path in enumerate(paths) if path in given]

@@ -307,7 +307,8 @@ class Moments:
             q = self._variance_of(atom, side)
             expand = lambda i: self._expanded(function, params, atom, side)
             value, error = duals.mean(function, q, expand)
-            self.errors.append(error)
+            if error is not None:
+                self.errors.append(error)
             return _placed(value, right, ranks, full)
         if len(factors) > 2:
             raise NoLimitError(
@@ -346,24 +347,38 @@ class Moments:
         k = self.covariance(a, b, (s, t), not across, still)
         if k is None:  # zero, though they depend
             k = jnp.zeros((1,) * (sum(ranks) if across else own[0].ndim), self.dtype)
+        like = k.shape
+        # Where nothing is repeated, places are numbered in one go: short loops over
+        # each of their dimensions would not be vectorised.
+        flat = like == (own[0].shape + own[1].shape if across else own[0].shape)
+        flat = flat and (across or own[0].shape == own[1].shape)
+        if flat:
+            own = (own[0].ravel(), own[1].ravel())
+        numbered = [q.size for q in own] if across else [-1]
+        shaped = lambda k: k.reshape(numbered) if flat else k
         one, two = own
         if across:
-            one = one.reshape(one.shape + (1,) * ranks[1])
-            two = two.reshape((1,) * ranks[0] + two.shape)
+            one = one.reshape(one.shape + (1,) * two.ndim)
+            two = two.reshape((1,) * own[0].ndim + two.shape)
 
         def exact(k: Any) -> tuple[Any, Any, Any]:
             if a is not b:
                 return one, two, k
-            return self._exact(one, two, k, s == t, ranks[0] if across else None)
+            return self._exact(one, two, k, s == t, own[0].ndim if across else None)
 
-        q1, q2, k1 = exact(k)
+        def expanded(i: int) -> Any:
+            series = self._expanded(*((f, fp, a, s), (g, gp, b, t))[i])
+            return series.raveled() if flat else series
+
+        q1, q2, k1 = exact(shaped(k))
         value, error = duals.product(
             (f, g), own, (q1, q2), k1,
-            lambda: exact(self._still(a, b, (s, t), not across, k))[2],
-            lambda i: self._expanded(*((f, fp, a, s), (g, gp, b, t))[i]),
+            lambda: exact(shaped(self._still(a, b, (s, t), not across, k)))[2],
+            expanded,
         )  # fmt: skip
-        self.errors.append(error)
-        return value
+        if error is not None:
+            self.errors.append(error)
+        return value.reshape(like) if flat else value
 
     def _own_variance(self, atom: Atom, params: Any, side: int) -> Any:
         """The variance, as large as the parameters of a function of it."""

@@ -1,6 +1,6 @@
 """A model read for its limit: the outputs as fields, and the kernel of one pair."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ import jax.tree_util as jtu
 from .._parameters import wide_dtype
 from .._trace.flatten import flatten
 from . import data as deterministic, fields, parameters, rules as rules
+from .arguments import Uses
 from .contraction import Drawer
 from .errors import NoLimitError
-from .hermite import ORDERS
 from .moments import Moments
 from .nodes import Atoms, Field
 from .reader import Reader
@@ -37,52 +37,46 @@ class Program:
     treedef: Any
     dtype: Any
 
-    @property
-    def places(self) -> int:
-        """The number of pairs of places of the largest output."""
-        sizes = [1]
-        for field in self.outputs:
-            size = 1
-            for n in field.sizes:
-                size *= n
-            sizes.append(size * size)
-        return max(sizes)
-
     def pair(
         self,
         priors: Priors,
-        one: Any,
-        two: Any,
+        inputs: tuple[list[Any], list[Any]],
+        same: Any,
         order: int,
         tangent: bool,
         points: Any = None,
     ) -> tuple[Any, Any, Any]:
         """NNGP and tangent kernel of two examples; bounds of the error by order.
 
-        A PyTree like the model's output each, of arrays `(*space, *space)`.
+        Args:
+            priors: of parameters.
+            inputs: the arrays of each example.
+            same: whether the examples are equal.
+            order: at which series end.
+            tangent: whether the tangent kernel is wanted, which is `None` else.
+            points: the points of sampled expectations, if there are any.
+
+        Returns:
+            A PyTree like the model's output each, of arrays `(*space, *space)`, and
+            one bound for each of `ORDERS` up to `order`, or `None` without series.
         """
-        inputs = (jtu.tree_leaves(one), jtu.tree_leaves(two))
-        same = jnp.asarray(True)
-        for a, b in zip(*inputs, strict=True):
-            same = same & jnp.all(a == b)
         variance = lambda source: priors(source.leaf)
 
         def kernels(t: Any) -> tuple[list[Any], Any]:
             m = Moments(inputs, variance, t, same, order, self.dtype, points)
             found = [_kernel(m, field) for field in self.outputs]
-            worst = jnp.zeros(len(ORDERS), self.dtype)
+            worst = None
             for error in m.errors:
-                worst = jnp.maximum(worst, jnp.asarray(error, self.dtype))
+                worst = error if worst is None else jnp.maximum(worst, error)
             return found, worst
 
         zero = jnp.zeros((), self.dtype)
-        if tangent:
-            nngp, ntk, error = jax.jvp(
-                kernels, (zero,), (jnp.ones_like(zero),), has_aux=True
-            )
-        else:
+        if not tangent:
             nngp, error = kernels(zero)
-            ntk = nngp
+            return self.treedef.unflatten(nngp), None, error
+        nngp, ntk, error = jax.jvp(
+            kernels, (zero,), (jnp.ones_like(zero),), has_aux=True
+        )
         return self.treedef.unflatten(nngp), self.treedef.unflatten(ntk), error
 
 
@@ -90,31 +84,26 @@ def read(
     params: Any,
     static: Any,
     example: Any,
-    kept: frozenset[int],
-    still: frozenset[int],
-    frozen: frozenset[int],
-    finite: frozenset[int],
+    starts: Mapping[int, Any],
+    uses: Uses,
     sampled: bool = False,
 ) -> Program:
     """Read a model, given as parameters and the rest, for examples of this shape.
 
     Args:
-        params: the parameters, with `None` elsewhere.
+        params: the parameters, or their shapes and dtypes, with `None` elsewhere.
         static: the rest.
         example: shape and dtype of each array of one example.
-        kept: numbers of the parameters that keep their start, such as norms' gains.
-        still: numbers of those whose variance is zero.
-        frozen: numbers of those that do not move.
-        finite: numbers of those whose own axes are places.
+        starts: where the parameters that keep their start do so, by number.
+        uses: what parameters are.
         sampled: whether expectations without a closed form are to be sampled.
 
     Raises:
         NoLimitError: if there is anything in it that is not understood.
     """
     with_paths, treedef = jtu.tree_flatten_with_path(params)
-    leaves = [leaf for _, leaf in with_paths]
     names = [jtu.keystr(path) for path, _ in with_paths]
-    structs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for _, a in with_paths]
     shapes: list[Any] = []
 
     def outputs(leaves: list[Any], x: Any) -> list[Any]:
@@ -125,7 +114,8 @@ def read(
 
     flat = flatten(outputs, structs, example)
     atoms = Atoms(sampled)
-    drawer = Drawer(atoms, names, leaves, kept, still, frozen, finite)
+    values = [starts.get(i, struct) for i, struct in enumerate(structs)]
+    drawer = Drawer(atoms, names, values, *uses)
     reader = Reader(atoms, drawer)
     args = [
         *(parameters.whole(i, s.shape, s.dtype) for i, s in enumerate(structs)),
@@ -133,7 +123,7 @@ def read(
     ]
     found = reader.read(flat, args)
     fields_out = [_output(atoms, value) for value in found]
-    return Program(tuple(fields_out), shapes[0], wide_dtype(leaves))
+    return Program(tuple(fields_out), shapes[0], wide_dtype(structs))
 
 
 def _output(atoms: Atoms, value: Any) -> Field:

@@ -5,28 +5,16 @@ theorem a parameter contracted with a random array over wide axes is Gaussian; w
 deterministic array it is so exactly.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 from .errors import NoLimitError
 from .moments import Moments
 from .nodes import Term, one_order
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution runs along one dimension."""
-
-    size: int
-    stride: int
-    padding: tuple[int, int]
-    lhs_dilation: int
-    rhs_dilation: int
+from .shifts import Window, convolved
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +49,7 @@ class Operand:
         for d in reversed(self.summed):
             k, rank = _summed(k, d, rank, self.sizes[d], alone), rank - 1
         if self.windows:
-            k = _convolved(k, self._windows_kept(kept), len(kept), alone)
+            k = convolved(k, self._windows_kept(kept), len(kept), alone)
         if alone and not diagonal:
             k = k.reshape(k.shape + (1,) * len(kept))
         return self.wide * k
@@ -201,34 +189,3 @@ def _summed(k: Any, d: int, rank: int, size: int, diagonal: bool) -> Any:
         ),
     )
     return jnp.trace(k, axis1=d, axis2=rank + d)
-
-
-def _convolved(
-    k: Any, windows: list[tuple[int, Window, int]], rank: int, diagonal: bool
-) -> Any:
-    """The sum over the offsets of a kernel, the same on both sides of a covariance."""
-    sides = (0,) if diagonal else (0, rank)
-    shape = list(k.shape)
-    for d, _, size in windows:
-        for side in sides:
-            shape[side + d] = size
-    k = jnp.broadcast_to(k, shape)
-    padding = [(0, 0, 0)] * k.ndim
-    for d, window, _ in windows:
-        for side in sides:
-            padding[side + d] = (*window.padding, window.lhs_dilation - 1)
-    k = lax.pad(k, jnp.zeros((), k.dtype), padding)
-    total = None
-    for offsets in itertools.product(*(range(w.size) for _, w, _ in windows)):
-        start, limit, stride = [0] * k.ndim, list(k.shape), [1] * k.ndim
-        for (d, window, _), offset in zip(windows, offsets, strict=True):
-            first = offset * window.rhs_dilation
-            reach = (window.size - 1) * window.rhs_dilation + 1
-            for side in sides:
-                n = (k.shape[side + d] - reach) // window.stride + 1
-                start[side + d] = first
-                limit[side + d] = first + (n - 1) * window.stride + 1
-                stride[side + d] = window.stride
-        part = lax.slice(k, start, limit, stride)
-        total = part if total is None else total + part
-    return total

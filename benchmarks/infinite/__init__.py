@@ -1,0 +1,1 @@
+"""Kernels at infinite width beside the incumbent's."""
