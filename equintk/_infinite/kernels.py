@@ -20,6 +20,7 @@ from .hermite import ORDERS
 from .identities import identities
 from .pair import Pair, digest, pair_of
 from .program import read
+from .reader import GIVEN
 
 _PILOT = 8
 _FEW_PAIRS = 4096
@@ -193,7 +194,7 @@ class _Compiled:
         if None not in constants:
             self._key = (
                 "infinite width", signature((model, self._example)).key,
-                tuple(constants), arguments.parameterization,
+                tuple(constants), arguments.parameterization, tuple(GIVEN.items()),
                 None if arguments.roles is None else tuple(arguments.roles.items()),
             )  # fmt: skip
         make = lambda: read_model(model, params, self._example, arguments)
