@@ -109,3 +109,20 @@ def test_sums_of_rows_are_those_of_a_graph():
         for call in (by_edges, by_graph)
     )
     np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_resizing_keeps_height_and_width_apart():
+    # The incumbent exchanges them; here the linear map itself decides.
+    conv = lambda n, key: nn.Conv2d(1, n, 2, padding="SAME", key=key)
+    x = jr.normal(KEY, (2, 1, 3, 4))
+    plain = net(lambda p, x: p[0](x), conv)(8, KEY)
+    resized = net(lambda p, x: jax.image.resize(p[0](x), (8, 5, 6), "linear"), conv)
+    k = nt.infinite_nngp(plain, x, **OPTIONS)
+    got = nt.infinite_nngp(resized(8, KEY), x, **OPTIONS)
+    rows, columns = (
+        jax.image.resize(jnp.eye(n), (m, n), "linear") for n, m in ((3, 5), (4, 6))
+    )
+    maps = (rows, columns, rows, columns)
+    expected = np.einsum("ijabcd,wa,xb,yc,zd->ijwxyz", k, *maps)
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
