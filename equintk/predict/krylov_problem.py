@@ -330,6 +330,8 @@ def _mean_diagonal(products: HostProducts) -> float:
 def _marks(latest: float, pace: Pace, spectrum: Spectrum) -> np.ndarray:
     """Moments up to the latest, from which `errors` goes back to all before."""
     if math.isinf(latest):
+        if pace.in_steps and pace.unit * (spectrum.largest + spectrum.shift) > 2:
+            return np.ones(1)  # it diverges, so that no space is good enough
         last = 1e3 / (pace.unit * max(spectrum.shift, spectrum.floor))
         return np.array([math.ceil(last), latest])
     marks = latest * np.array([1e-3, 1e-2, 0.1, 1.0])

@@ -101,7 +101,14 @@ def errors(
     factors = np.array([_factors(spectrum, pace, time) for time in times]).T
     on_train, on_test = factors[0], factors[1] * math.sqrt(spectrum.diagonal)
     left, wrong = left[asked], wrong[asked]
-    return Errors(on_train * left, on_test * left, on_train * wrong, on_test * wrong)
+    # Where nothing is left over, nothing is wrong, however far training diverges.
+    times_norm = lambda factor, norm: np.where(norm > 0, factor, 0.0) * norm
+    return Errors(
+        train=times_norm(on_train, left),
+        test=times_norm(on_test, left),
+        train_noise=times_norm(on_train, wrong),
+        test_noise=times_norm(on_test, wrong),
+    )
 
 
 def _earlier(spectrum: Spectrum, pace: Pace, times: np.ndarray) -> np.ndarray:

@@ -321,6 +321,9 @@ def test_an_unstable_learning_rate_is_warned_about_with_its_bound(data):
         )
     with pytest.raises(ValueError, match="training has no end"):
         descent.train(np.inf)
+    with pytest.warns(UserWarning, match="stable one"):
+        endless = nt.predict.KrylovDescent(kernel, y, f0, learning_rate=1.1 * bound)
+    assert len(endless.problem.space.values) < N  # not grown for what diverges
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = descent.train(10)
