@@ -17,7 +17,7 @@ from ..reader import Reader, rule
 
 @rule("reduce_sum")
 def _reduce_sum(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    axes = tuple(eqn.params["axes"])
+    axes = tuple(int(a) for a in eqn.params["axes"])
     if isinstance(values[0], Par):
         raise NoLimitError("a sum over the entries of a parameter")
     if not axes:
