@@ -7,8 +7,13 @@ import numpy as np
 from jaxtyping import Array
 
 import equintk as nt
-from experiments.kernels import Kernels
-from experiments.schema import KernelConfig, MonteCarloConfig, NNGPConfig
+from experiments.kernels import Kernels, limit
+from experiments.schema import (
+    InfiniteConfig,
+    KernelConfig,
+    MonteCarloConfig,
+    NNGPConfig,
+)
 
 
 def measure(
@@ -43,6 +48,35 @@ def measure(
         "kernel_error": float(distance / np.linalg.norm(exact)),
         "kernel_error_law": law,
     }
+
+
+def to_the_limit(
+    config: KernelConfig, kernel: Kernels, model: Any, x_train: Array
+) -> dict[str, float | str]:
+    """How far the network's kernel is from that of infinite width, at initialisation.
+
+    Args:
+        config: which kernel predicts, and whether this distance is asked for.
+        kernel: what it gave.
+        model: the network.
+        x_train: the training inputs.
+
+    Returns:
+        columns of `summary.csv`: the distance, or why there is none.
+    """
+    if not config.measure_limit:
+        return {}
+    if isinstance(config, InfiniteConfig):
+        infinite = kernel.train_train
+    else:
+        try:
+            infinite = limit(model, x_train)
+        except (nt.NoLimitError, ValueError) as error:  # none, or not to its tolerance
+            return {"limit_distance": "", "limit_missing": str(error)}
+    infinite = _averaged(np.asarray(infinite, np.float64))
+    own = np.asarray(nt.ntk(model, x_train, batch_size=config.batch_size))
+    distance = np.linalg.norm(own - infinite) / np.linalg.norm(infinite)
+    return {"limit_distance": float(distance), "limit_missing": ""}
 
 
 def projection_law(full: np.ndarray, proj_dim: int) -> float:

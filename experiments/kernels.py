@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 import equintk as nt
-from experiments import imports
+from experiments import imports, models
 from experiments.schema import (
     ConfigError,
     CustomKernelConfig,
     ExactConfig,
+    InfiniteConfig,
     KernelConfig,
     MonteCarloConfig,
     NNGPConfig,
@@ -67,11 +68,13 @@ def build(
             return _exact(config, model, x_train, x_test, progress)
         case NNGPConfig():
             return _nngp(config, model, model_fn, key, x_train, x_test, progress)
+        case InfiniteConfig():
+            return _infinite(config, model, x_train, x_test, progress)
         case CustomKernelConfig():
             return _custom(config, model, key, x_train, x_test)
     raise ValueError(
         f"There is no kernel `{config.name}`. Type kernel= one of exact, mc, nngp, "
-        "custom."
+        "infinite, custom."
     )
 
 
@@ -112,6 +115,43 @@ def _nngp(
     # The network that is trained as a whole moves faster than its readout alone.
     tangent = nt.ntk_full(model, x_train, batch_size=config.batch_size)
     return Kernels(k[:n], k[n:], tangent, (READOUT, ALL_LAYERS))
+
+
+def limit(
+    model: Any, x1: Array, x2: Array | None = None, progress: Any = False
+) -> Array:
+    """The tangent kernel of a configured network's architecture at infinite width.
+
+    Args:
+        model: the network, in the parameterization that it was drawn in.
+        x1: `(n1, in_dim)`.
+        x2: `(n2, in_dim)`; `None` means `x1` again.
+        progress: called with the parts done and the parts in all.
+
+    Raises:
+        NoLimitError: if the limit is not known.
+        ValueError: if how parameters are drawn is not known, or an expectation cannot
+            be computed to the tolerance.
+    """
+    if isinstance(model, models.Rescaled):
+        # What is subtracted is fixed: no parameter moves it.
+        return model.scale**2 * limit(model.module, x1, x2, progress)
+    return nt.infinite_ntk(model, x1, x2, progress=progress)
+
+
+def _infinite(config: InfiniteConfig, model, x_train, x_test, progress) -> Kernels:
+    both = jnp.concatenate([x_train, x_test])
+    try:
+        k = limit(model, both, x_train, progress)
+    except (nt.NoLimitError, ValueError) as error:  # none, or not to its tolerance
+        raise ConfigError(
+            f"kernel=infinite needs a model with a limit. {error} Type kernel=exact "
+            "for the kernel of the network as it is."
+        ) from error
+    n = len(x_train)
+    # The network that is trained has this width, and its own largest stable step.
+    tangent = nt.ntk_full(model, x_train, batch_size=config.batch_size)
+    return Kernels(k[:n], k[n:], tangent)
 
 
 def _custom(config: CustomKernelConfig, model, key, x_train, x_test) -> Kernels:

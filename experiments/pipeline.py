@@ -92,6 +92,7 @@ def run(config: Config, run_id: str) -> Results:
         "largest_eigenvalue": largest,
         "stability_bound": regime.stability_bound,
         **kernel_errors.measure(config.kernel, kernel, model, x_train),
+        **kernel_errors.to_the_limit(config.kernel, kernel, model, x_train),
     }
     if isinstance(config.kernel, NNGPConfig) and objective.is_squared:
         summary |= _posterior(config, kernel, dataset, objective.c)

@@ -201,6 +201,8 @@ class KernelConfig:
 
     name: str = MISSING
     batch_size: int = between(1)  # examples whose Jacobians are held at once
+    # Compute how far the network's kernel is from that of infinite width, too.
+    measure_limit: bool = field(default=False, kw_only=True)
 
 
 @dataclass
@@ -225,6 +227,11 @@ class NNGPConfig(KernelConfig):
 
     n_samples: int = between(1)  # error falls as 1/sqrt(n_samples)
     measure_error: bool = MISSING  # compute the infinite width's NNGP too
+
+
+@dataclass
+class InfiniteConfig(KernelConfig):
+    """The tangent kernel of the network's architecture at infinite width."""
 
 
 @dataclass
@@ -377,6 +384,7 @@ CHOICES: dict[str, dict[str, type]] = {
         "exact": ExactConfig,
         "mc": MonteCarloConfig,
         "nngp": NNGPConfig,
+        "infinite": InfiniteConfig,
         "custom": CustomKernelConfig,
     },
     "parameterization": {"equinox": ParameterizationConfig, "scaled": ScaledConfig},

@@ -191,6 +191,16 @@ SUMMARY_COLUMNS = {
         "1",
         "expected error of the kernel",
     ),
+    "limit_distance": Column(
+        "float64",
+        "||K - K_inf|| / ||K_inf||, Frobenius, of the network's train-train kernel "
+        "averaged over outputs, at initialisation, and the infinite-width one at the "
+        "same parameterization, in equinox's at the same width and of Gaussian weights; "
+        "kernel.measure_limit=true only",
+        "1",
+        "distance to the infinite-width kernel",
+    ),
+    "limit_missing": Column("str", "why limit_distance is empty"),
     "loss_peak": Column(
         "float64",
         "largest training loss at a recorded step over that at the start",

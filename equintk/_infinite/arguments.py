@@ -104,6 +104,14 @@ def read_model(model: Any, params: Any, x: Any, arguments: Arguments) -> Reading
     Raises:
         ValueError: if that cannot be read.
     """
+    if not isinstance(model, Parameterized) and any(
+        map(_is_parameterized, _parts(model))
+    ):
+        raise ValueError(
+            "A part of the model was made by `nt.parameterize`, and the rest was not: "
+            "what the whole converges to is not known from that part. Pass the model "
+            "to `nt.parameterize` as a whole, or that part alone to this function."
+        )
     paths = paths_of(params)
     scheme, *_ = deviations(model, arguments)
     if isinstance(model, Parameterized):
@@ -113,6 +121,14 @@ def read_model(model: Any, params: Any, x: Any, arguments: Arguments) -> Reading
     found = tuple(role_of[path] for path in paths)
     own = None if scheme else tuple(_own_deviations(model, paths, found))
     return Reading(paths, found, scheme, isinstance(model, Parameterized), own)
+
+
+def _is_parameterized(node: Any) -> bool:
+    return isinstance(node, Parameterized)
+
+
+def _parts(model: Any) -> list[Any]:
+    return jtu.tree_leaves(model, is_leaf=_is_parameterized)
 
 
 def paths_of(params: Any) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ VARIANTS = {
     "optimizer.learning_rate=1e-4 loss=mean_over_examples kernel.coupled=false",
     "momentum": "optimizer=momentum parameterization=mean_field loss=logistic "
     "dataset=digits_3v8",
+    "infinite width": "kernel=infinite model=mlp parameterization=ntk precision=f32",
     "minibatches": "optimizer=minibatch optimizer.batch_size=4 loss=softmax "
     "parameterization=mup dataset=iris dataset.n_train=6 dataset.n_test=5",
 }

@@ -1,5 +1,7 @@
 """Scalings, learning rates, outputs, blocks; and bad arguments."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -156,6 +158,22 @@ def test_bad_arguments_are_refused(name):
     options, text = BAD[name]
     with pytest.raises(ValueError, match=text):
         nt.infinite_kernels(mlp(), inputs(), **options)
+
+
+class Tripled(eqx.Module):
+    module: Any
+
+    def __call__(self, x):
+        return 3 * self.module(x)
+
+
+def test_a_part_that_was_parameterized_is_not_taken_for_the_whole():
+    mlp = eqx.nn.MLP(3, 1, 4, 1, key=jr.key(0))
+    x = jnp.ones((2, 3))
+    part = Tripled(nt.parameterize(mlp, x[0], jr.key(0), "ntk", W_std=1.4, b_std=0.3))
+    for given in ({}, {"parameterization": "ntk", "W_std": 1.4, "b_std": 0.3}):
+        with pytest.raises(ValueError, match="Pass the model to `nt.parameterize`"):
+            nt.infinite_ntk(part, x, **given)
 
 
 def test_a_parameterized_model_is_not_parameterized_again():
