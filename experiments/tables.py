@@ -195,8 +195,8 @@ SUMMARY_COLUMNS = {
         "float64",
         "||K - K_inf|| / ||K_inf||, Frobenius, of the network's train-train kernel "
         "averaged over outputs, at initialisation, and the infinite-width one at the "
-        "same parameterization, in equinox's at the same width and of Gaussian weights; "
-        "kernel.measure_limit=true only",
+        "same parameterization, in equinox's at the same width and of Gaussian "
+        "weights; kernel.measure_limit=true only",
         "1",
         "distance to the infinite-width kernel",
     ),

@@ -112,6 +112,8 @@ def test_a_run_writes_the_declared_files_columns_and_metrics(
     }
     scalars |= {"loss_peak", "target_alignment_gain"}
     scalars |= {"posterior_rmse_test" if networks[0] == "readout" else "drift_halfway"}
+    if config.kernel.measure_limit:
+        scalars |= {"limit_distance", "limit_missing"}
     values = store._flat(identity(config)).keys() | {"run", "seed"}
     assert set(summaries) == ends | scalars | values
     for column in summaries:
