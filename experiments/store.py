@@ -30,6 +30,11 @@ def run_id(config: Config) -> str:
     The letter keeps `1234e5` from being read as a number.
     """
     content = {"format": RESULTS_FORMAT, **identity(config)}
+    # Younger than the results on disk, which are those of runs that do not measure it.
+    kernel = content.get("kernel", {})
+    if not kernel.get("measure_limit"):
+        content |= {"kernel": {k: v for k, v in kernel.items() if k != "measure_limit"}}
+        content = {k: v for k, v in content.items() if v != {}}
     text = json.dumps(content, sort_keys=True)
     return "r" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
