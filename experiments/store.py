@@ -21,7 +21,7 @@ from experiments.schema import Config, identity, plain
 
 # Raised whenever the meaning of a config value or a result changes, so that old runs
 # are not taken for new ones.
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 
 
 def run_id(config: Config) -> str:
@@ -30,11 +30,6 @@ def run_id(config: Config) -> str:
     The letter keeps `1234e5` from being read as a number.
     """
     content = {"format": RESULTS_FORMAT, **identity(config)}
-    # Younger than the results on disk, which are those of runs that do not measure it.
-    kernel = content.get("kernel", {})
-    if not kernel.get("measure_limit"):
-        content |= {"kernel": {k: v for k, v in kernel.items() if k != "measure_limit"}}
-        content = {k: v for k, v in content.items() if v != {}}
     text = json.dumps(content, sort_keys=True)
     return "r" + hashlib.sha256(text.encode()).hexdigest()[:12]
 

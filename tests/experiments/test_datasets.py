@@ -220,7 +220,7 @@ def test_classes_that_make_no_task_are_refused(classes):
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no data set `mnist`.*digits, diabetes"):
+    with pytest.raises(ValueError, match="no data set `mnist`.*digits, iris.*diabetes"):
         datasets.build(DatasetConfig("mnist", 0))
 
 

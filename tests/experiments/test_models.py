@@ -86,14 +86,14 @@ def test_the_key_alone_decides_the_parameters(config):
 )
 def test_depth_counts_activations_the_first_of_which_follows_the_input(make, depth):
     names = ["input", *(f"hidden[{i}]" for i in range(depth - 1)), "readout"]
-    model = eqx.filter_eval_shape(build, make(depth))
+    model = build(make(depth))
     assert list(models.layers(model)) == names
 
 
 def test_depth_of_a_residual_network_counts_its_residual_layers():
     config = ResidualMLPConfig("residual_mlp", 4, 2, Activation.erf)
     names = ["input", "hidden[0]", "hidden[1]", "readout"]
-    model = eqx.filter_eval_shape(build, config)
+    model = build(config)
     assert list(models.layers(model)) == names
 
 

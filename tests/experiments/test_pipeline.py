@@ -221,7 +221,7 @@ def test_the_prediction_of_a_linear_model_is_its_training(
 ):
     use_network(bend=0.0)
 
-    def on_every_parameter(model, key, x, proj_dim, **_):
+    def on_every_parameter(model, key, x, proj_dim, *_, **__):
         jacobian = flat(model).jacobian(flat(model).start, x)
         return jacobian.reshape(len(x), 3, proj_dim) / 3**0.5
 
@@ -246,7 +246,7 @@ def test_the_nngp_kernel_predicts_the_network_whose_readout_alone_trains(monkeyp
 
     def of_one(model_fn, key, x1, x2, n_samples, **_):
         model = model_fn(jr.split(jr.key(0))[0])
-        return nt.ntk(model, x1, x2, trainable=models.readout_only(model))
+        return nt.ntk(model, x1, x2, trainable=models.readout_only(model, x1[0]))
 
     monkeypatch.setattr(kernels.nt, "nngp", of_one)
     _, results = run(*given)
