@@ -16,7 +16,6 @@ from .functions import (
     IDENTITY,
     Function,
     is_nonnegative,
-    is_odd,
     linear,
     product,
     scaled,
@@ -33,6 +32,7 @@ from .nodes import (
     components,
     one_order,
 )
+from .spelling import is_odd
 
 _FEW = 2  # terms that are sampled one by one
 

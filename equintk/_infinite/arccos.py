@@ -95,16 +95,17 @@ def moment(i: int, j: int, q1: Any, q2: Any, k: Any) -> Any:
     """`E[u^i v^j]`, by Isserlis's theorem."""
     if (i + j) % 2:
         return jnp.zeros_like(k)
-    if i == 0 and j == 0:
-        return jnp.ones_like(k)
-    if i == 0:
-        return math.prod(range(1, j, 2)) * q2 ** (j // 2) + 0 * k
-    result = jnp.zeros_like(k)
-    if i > 1:
-        result = result + (i - 1) * q1 * moment(i - 2, j, q1, q2, k)
-    if j > 0:
-        result = result + j * k * moment(i - 1, j - 1, q1, q2, k)
-    return result
+    total = jnp.zeros_like(k)
+    for r in range(i % 2, min(i, j) + 1, 2):  # as many pairs are of one of each
+        a, b = (i - r) // 2, (j - r) // 2
+        ways = math.comb(i, r) * math.comb(j, r) * math.factorial(r)
+        ways *= _pairings(2 * a) * _pairings(2 * b)
+        total = total + float(ways) * q1**a * q2**b * k**r
+    return total
+
+
+def _pairings(n: int) -> int:
+    return math.prod(range(1, n, 2))
 
 
 def _unit(m: int, n: int, c: Any, s: Any, angle: Any, known: dict[Any, Any]) -> Any:

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from . import hermite
+from . import hermite, waves
 from .arccos import half_moment, moment, rectified
 from .errors import NoLimitError
-from .functions import Function, TwoSided, recognised
+from .forms import number
+from .functions import Function
+from .spelling import TwoSided, recognised, smooth, two_sided
 
 Expansion = Callable[[int], hermite.Series]
 """Of one of the functions, by its number."""
@@ -16,8 +18,12 @@ Expansion = Callable[[int], hermite.Series]
 
 def mean(function: Function, q: Any, expansion: Expansion) -> tuple[Any, Any]:
     """`E[phi(u)]` for the variances `q`, and bounds of its error, or `None`."""
-    known = recognised(function)
+    sides = recognised(function)
+    known, form = two_sided(sides), smooth(sides)
     if known is None:
+        if form is not None:
+            zero = jnp.zeros_like(q)
+            return waves.expectation(form, number(1.0), q, zero, zero), None
         series = expansion(0)
         return series.coefs[0], hermite.error(series, series)
     total = jnp.zeros_like(q)
@@ -50,19 +56,23 @@ def product(
             and so is that of the network.
         expansion: of each in Hermite polynomials.
     """
-    one, two = (recognised(f) for f in functions)
+    sides = [recognised(f) for f in functions]
+    one, two = map(two_sided, sides)
     if one is not None and two is not None:
         return _two_sided(one, two, *variances, covariance, still), None
+    left, right = map(smooth, sides)
+    if left is not None and right is not None and waves.is_known(left, right):
+        return waves.expectation(left, right, *variances, covariance), None
     if any(known is not None and any(known.kink[:1]) for known in (one, two)):
         raise NoLimitError("the product of a step and a function of another kind")
     expansions = [expansion(0), expansion(1)]
     error = hermite.error(*expansions)
     rank = jnp.ndim(covariance)
-    left, right = (
+    first, second = (
         _beside(e, i, rank, q, v)
         for i, (e, q, v) in enumerate(zip(expansions, own, variances, strict=True))
     )
-    return hermite.expectation(left, right, *variances, covariance), error
+    return hermite.expectation(first, second, *variances, covariance), error
 
 
 def _beside(series: Any, side: int, rank: int, q: Any, variance: Any) -> Any:

@@ -1,7 +1,7 @@
 """Scalar functions as the model spells them, and what they are.
 
-A `Function` has a key by which equal spellings are one, and is recognised by its
-values: a polynomial on either side of zero, whatever way it is written.
+A `Function` has a key by which equal spellings are one. What it is, whatever the
+spelling, is read in `spelling.py`.
 """
 
 from collections.abc import Callable, Hashable
@@ -12,10 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-_DEGREE = 8
-_DIGITS = 64.0  # multiples of rounding that a recognised function may be off by
-
 
 _keys: dict[Hashable, int] = {}
 
@@ -50,19 +46,6 @@ class Function:
 
     def __hash__(self) -> int:
         return hash(self.key)
-
-
-@dataclass(frozen=True)
-class TwoSided:
-    """The sum over `m` of `smooth[m] z^m + kink[m] max(z, 0)^m`."""
-
-    smooth: tuple[float, ...]
-    kink: tuple[float, ...]
-
-    @property
-    def zero_mean(self) -> bool:
-        """Whether it is odd and smooth."""
-        return not any(self.kink) and not any(self.smooth[::2])
 
 
 def linear(slope: float) -> Function:
@@ -125,53 +108,6 @@ def derivative(function: Function) -> Function:
 
 
 @lru_cache(maxsize=4096)
-def recognised(function: Function) -> TwoSided | None:
-    """The function as a polynomial on either side of zero, if it is one."""
-    if function.slope is not None:
-        return TwoSided((0.0, function.slope), ())
-    if function.n_params:
-        return None
-    with jax.ensure_compile_time_eval():
-        dtype = jnp.result_type(float)
-        eps = float(jnp.finfo(dtype).eps)
-        positive = np.concatenate([_grid(), np.geomspace(1e-3, 1e3, 97)])
-        sides = []
-        for sign in (1.0, -1.0):
-            z = sign * positive
-            values = np.asarray(
-                function.call(jnp.asarray(z, dtype)), np.float64
-            )  # fmt: skip
-            coefs = _polynomial(z, values, eps)
-            if coefs is None:
-                return None
-            sides.append(coefs)
-    plus, minus = sides
-    return TwoSided(
-        tuple(minus), tuple(p - m for p, m in zip(plus, minus, strict=True))
-    )
-
-
-@lru_cache(maxsize=4096)
-def is_odd(function: Function) -> bool:
-    """Whether `phi(-z) = -phi(z)`, to rounding."""
-    if function.slope is not None:
-        return True
-    if function.n_params:
-        return False
-    known = recognised(function)
-    if known is not None and known.zero_mean:
-        return True
-    with jax.ensure_compile_time_eval():
-        z = jnp.asarray(np.linspace(0.01, 10, 501), jnp.result_type(float))
-        one, two = function.call(z), function.call(-z)
-        if not jnp.issubdtype(one.dtype, jnp.floating):
-            return False
-        size = jnp.maximum(jnp.abs(one), 1e-300)
-        eps = jnp.finfo(z.dtype).eps
-        return bool(jnp.all(jnp.abs(one + two) <= 8 * eps * size))
-
-
-@lru_cache(maxsize=4096)
 def is_nonnegative(function: Function) -> bool:
     """Whether a function without parameters takes no negative value on a grid."""
     if function.n_params:
@@ -180,44 +116,3 @@ def is_nonnegative(function: Function) -> bool:
         z = np.linspace(-12, 12, 4001)
         values = np.asarray(function.call(jnp.asarray(z, jnp.result_type(float))))
     return bool(np.all(values >= 0))
-
-
-def _grid() -> np.ndarray:
-    """Points in (0, 10), dense enough that no kink between them goes unseen."""
-    return np.linspace(0, 10, 2003)[1:-1]
-
-
-def _polynomial(z: np.ndarray, values: np.ndarray, eps: float) -> list[float] | None:
-    """Coefficients by rising degree, the fewest that give these values."""
-    if not np.all(np.isfinite(values)):
-        return None
-    # From nodes of order one, where powers are told apart best; checked everywhere.
-    sign = np.sign(z[0])
-    nodes = sign * (1 - np.cos(np.pi * (np.arange(64) + 0.5) / 64)) * 2
-    order = np.argsort(z * sign)
-    near = [int(order[np.searchsorted((z * sign)[order], abs(n))]) for n in nodes]
-    near = sorted(set(near))
-    for degree in range(_DEGREE + 1):
-        powers = z[near, None] ** np.arange(degree + 1)
-        scale = np.abs(powers).max(axis=0)
-        coefs = np.linalg.lstsq(powers / scale, values[near], rcond=None)[0] / scale
-        size = max(float(np.abs(coefs).max()), 1e-300)
-        coefs = [_snapped(c, size, eps) for c in coefs]
-        fit = (z[:, None] ** np.arange(degree + 1)) @ np.asarray(coefs)
-        terms = (np.abs(z)[:, None] ** np.arange(degree + 1)) @ np.abs(coefs)
-        if np.all(
-            np.abs(fit - values) <= _DIGITS * (degree + 1) * eps * terms + 1e-300
-        ):
-            return [*coefs, *[0.0] * (_DEGREE - degree)]
-    return None
-
-
-def _snapped(value: float, size: float, eps: float) -> float:
-    """Without what is rounding: zero, or a short decimal or fraction."""
-    if abs(value) <= 1e3 * eps * size:
-        return 0.0
-    for denominator in (1, 2, 3, 4, 5, 6, 8, 10, 100, 1000):
-        nearest = round(value * denominator) / denominator
-        if nearest and abs(nearest - value) <= 1e3 * eps * abs(value):
-            return nearest
-    return float(value)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from . import duals, hermite, sampling
 from .errors import NoLimitError
-from .functions import IDENTITY, is_odd
+from .functions import IDENTITY
 from .nodes import (
     Atom,
     Data,
@@ -31,6 +31,7 @@ from .nodes import (
     components,
     dependent,
 )
+from .spelling import is_odd
 
 Variance = Callable[[Any], tuple[Any, Any]]
 """Of a source's parameter: its variance, and the rate at which the kernel grows."""
