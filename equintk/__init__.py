@@ -28,7 +28,10 @@ from ._infinite.estimate import (
     EstimatedKernels as EstimatedKernels,
     estimate_infinite_kernels as estimate_infinite_kernels,
 )
-from ._infinite.given import infinite_rule as infinite_rule
+from ._infinite.given import (
+    dual_function as dual_function,
+    infinite_rule as infinite_rule,
+)
 from ._infinite.kernels import (
     InfiniteKernels as InfiniteKernels,
     infinite_kernels as infinite_kernels,

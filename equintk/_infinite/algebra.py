@@ -640,6 +640,17 @@ def _one_function(terms: Sequence[Term]) -> tuple[Function, list[Data]]:
     return whole, params
 
 
+def as_function(field: Field) -> Function:
+    """An array that is a function of one Gaussian, as that function.
+
+    Raises:
+        NoLimitError: if a product of several is among what is added.
+    """
+    if any(len(term.factors) > 1 for term in field.terms):
+        raise NoLimitError("a product where a function of one number is wanted")
+    return _one_function(field.terms)[0]
+
+
 def _apply(eqn: JaxprEqn, parts: list[Function]) -> Function:
     """The function that an equation makes of functions."""
     counts = [f.n_params for f in parts]

@@ -9,11 +9,14 @@ from . import hermite, waves
 from .arccos import half_moment, moment, rectified
 from .errors import NoLimitError
 from .forms import number
-from .functions import Function
+from .functions import Function, multiple
 from .spelling import TwoSided, recognised, smooth, two_sided
 
 Expansion = Callable[[int], hermite.Series]
 """Of one of the functions, by its number."""
+
+Duals = tuple[tuple[Function, Callable[..., Any]], ...]
+"""Functions of which users gave the expectations of products, and these."""
 
 
 def mean(function: Function, q: Any, expansion: Expansion) -> tuple[Any, Any]:
@@ -43,6 +46,7 @@ def product(
     covariance: Any,
     still: Callable[[], Any],
     expansion: Expansion,
+    given: Duals = (),
 ) -> tuple[Any, Any]:
     """`E[phi(u) psi(v)]`, and bounds of its relative error, or `None` where exact.
 
@@ -55,7 +59,12 @@ def product(
             which is that of jumps: where a function jumps, JAX's derivative is zero,
             and so is that of the network.
         expansion: of each in Hermite polynomials.
+        given: expectations that come before all others.
     """
+    for function, dual in given:
+        one, two = (multiple(f, function) for f in functions)
+        if one is not None and two is not None:
+            return _of_users(dual, one, two, *variances, covariance), None
     sides = [recognised(f) for f in functions]
     one, two = map(two_sided, sides)
     if one is not None and two is not None:
@@ -73,6 +82,13 @@ def product(
         for i, (e, q, v) in enumerate(zip(expansions, own, variances, strict=True))
     )
     return hermite.expectation(first, second, *variances, covariance), error
+
+
+def _of_users(dual: Any, one: Any, two: Any, q1: Any, q2: Any, k: Any) -> Any:
+    """Of multiples, and of a multiple of the argument."""
+    (c, s), (d, t) = one, two
+    q1, q2, k = jnp.broadcast_arrays(s * s * q1, t * t * q2, s * t * k)
+    return (c * d * jnp.asarray(dual(q1, q2, k))).astype(k.dtype)
 
 
 def _beside(series: Any, side: int, rank: int, q: Any, variance: Any) -> Any:

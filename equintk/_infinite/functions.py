@@ -14,11 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 _keys: dict[Hashable, int] = {}
+_spellings: list[Any] = []
 
 
 def _numbered(key: Hashable) -> int:
     """The same number for equal keys, so that keys made of keys stay short."""
-    return _keys.setdefault(key, len(_keys))
+    if key not in _keys:
+        _keys[key] = len(_keys)
+        _spellings.append(key)
+    return _keys[key]
 
 
 @dataclass(frozen=True)
@@ -116,3 +120,53 @@ def is_nonnegative(function: Function) -> bool:
         z = np.linspace(-12, 12, 4001)
         values = np.asarray(function.call(jnp.asarray(z, jnp.result_type(float))))
     return bool(np.all(values >= 0))
+
+
+def multiple(function: Function, of: Function) -> tuple[float, float] | None:
+    """`c` and `s` for which the function is `c * of(s z)`, if they are spelt alike."""
+    if function.n_params or of.n_params:
+        return None
+    (c, one), (d, two) = (_unscaled(f.key) for f in (function, of))
+    ratios: list[float] = []
+    if not d or not _alike(one, two, ratios):
+        return None
+    s = ratios[0] if ratios else 1.0
+    same = all(abs(r - s) <= _ROUNDING * abs(s) for r in ratios)
+    return (c / d, s) if same and s else None
+
+
+_ROUNDING = 1e-12  # of products of factors, in another order
+_INNER = {"product": (1, 2), "total": (1, 2), "scaled": (2,), "derivative": (1,)}
+"""Where the keys of functions stand in the keys of what is made of them."""
+
+
+def _unscaled(key: Any) -> tuple[float, Any]:
+    spelling, factor = _spellings[key], 1.0
+    while isinstance(spelling, tuple) and spelling[0] == "scaled":
+        factor, spelling = factor * spelling[1], _spellings[spelling[2]]
+    return factor, spelling
+
+
+def _alike(one: Any, two: Any, ratios: list[float]) -> bool:
+    """Whether two spellings differ only in the factors of their argument."""
+    if not (isinstance(one, tuple) and isinstance(two, tuple)):
+        return one == two
+    if one[0] != two[0] or len(one) != len(two):
+        return False
+    if one[0] == "linear":
+        if not two[1]:
+            return one[1] == 0
+        ratios.append(one[1] / two[1])
+        return True
+    inner = _INNER.get(one[0], ())
+    if one[0] == "eqn":
+        *head, left = one
+        *same, right = two
+        pairs = list(zip(left, right, strict=False))
+        if head != same or len(left) != len(right):
+            return False
+    else:
+        pairs = [(one[i], two[i]) for i in inner]
+        if any(one[i] != two[i] for i in range(len(one)) if i not in inner):
+            return False
+    return all(_alike(_spellings[a], _spellings[b], ratios) for a, b in pairs)

@@ -7,6 +7,7 @@ with orthonormal Hermite polynomials. Nothing is singular at correlation one, an
 mass that the first terms miss bounds the error.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -116,6 +117,16 @@ def _worst(missing: Any, size: Any) -> Any:
     tiny = jnp.finfo(size.dtype).tiny
     relative = missing / (size + tiny)[None]
     return jnp.max(relative.reshape(relative.shape[0], -1), axis=1)
+
+
+def plane(function: Callable[[Any], Any], q1: float, q2: float, k: float) -> Any:
+    """`E[f(u) f(v)]` by an integral over the plane, exact where only zero has kinks."""
+    nodes, weights, _ = _quadrature(ORDERS[0])
+    z, w = (jnp.asarray(a, jnp.result_type(float)) for a in (nodes, weights))
+    rest = max(q2 - k**2 / q1, 0.0) ** 0.5
+    v = k / q1**0.5 * z[:, None] + rest * z[None]
+    along = function(v) @ w if rest else function(k / q1**0.5 * z)
+    return w @ (function(q1**0.5 * z) * along)
 
 
 @lru_cache(maxsize=8)

@@ -20,7 +20,7 @@ from .hermite import ORDERS
 from .identities import identities
 from .pair import Pair, digest, pair_of
 from .program import read
-from .reader import GIVEN
+from .reader import DUALS, GIVEN
 
 _PILOT = 8
 _FEW_PAIRS = 4096
@@ -195,6 +195,7 @@ class _Compiled:
             self._key = (
                 "infinite width", signature((model, self._example)).key,
                 tuple(constants), arguments.parameterization, tuple(GIVEN.items()),
+                tuple(DUALS.items()),
                 None if arguments.roles is None else tuple(arguments.roles.items()),
             )  # fmt: skip
         make = lambda: read_model(model, params, self._example, arguments)

@@ -57,13 +57,14 @@ class Moments:
         order: int,
         dtype: Any,
         points: Any = None,
+        given: duals.Duals = (),
     ):
         self.inputs, self.t, self.same = inputs, t, same
         self.dtype = dtype
         self.errors: list[Any] = []
         self.points = points
         self.draws: dict[Any, Any] = {}  # the random keys in use
-        self._variance, self._order = variance, order
+        self._variance, self._order, self._given = variance, order, given
         self._values: dict[Any, Any] = {}
         self._covs: dict[Any, Any] = {}
         self._series: dict[Any, Any] = {}
@@ -375,7 +376,7 @@ class Moments:
         value, error = duals.product(
             (f, g), own, (q1, q2), k1,
             lambda: exact(shaped(self._still(a, b, (s, t), not across, k)))[2],
-            expanded,
+            expanded, self._given,
         )  # fmt: skip
         if error is not None:
             self.errors.append(error)

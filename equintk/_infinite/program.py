@@ -14,10 +14,11 @@ from .._trace.flatten import flatten
 from . import data as deterministic, fields, parameters, rules as rules
 from .arguments import Uses
 from .contraction import Drawer
+from .duals import Duals
 from .errors import NoLimitError
 from .moments import Moments
 from .nodes import Atoms, Field
-from .reader import Reader
+from .reader import DUALS, Reader
 
 Priors = Callable[[int], tuple[Any, Any]]
 """Of a parameter by its number: variance, and rate of the tangent kernel."""
@@ -31,11 +32,13 @@ class Program:
         outputs: the arrays that the model returns.
         treedef: of the model's output.
         dtype: of kernels.
+        duals: functions of which users gave the expectations, and these.
     """
 
     outputs: tuple[Field, ...]
     treedef: Any
     dtype: Any
+    duals: Duals = ()
 
     def pair(
         self,
@@ -63,7 +66,9 @@ class Program:
         variance = lambda source: priors(source.leaf)
 
         def kernels(t: Any) -> tuple[list[Any], Any]:
-            m = Moments(inputs, variance, t, same, order, self.dtype, points)
+            m = Moments(
+                inputs, variance, t, same, order, self.dtype, points, self.duals
+            )
             found = [_kernel(m, field) for field in self.outputs]
             worst = None
             for error in m.errors:
@@ -123,7 +128,9 @@ def read(
     ]
     found = reader.read(flat, args)
     fields_out = [_output(atoms, value) for value in found]
-    return Program(tuple(fields_out), shapes[0], wide_dtype(structs))
+    dtype = wide_dtype(structs)
+    duals = [(reader.function(f, dtype), dual) for f, dual in DUALS.items()]
+    return Program(tuple(fields_out), shapes[0], dtype, tuple(duals))
 
 
 def _output(atoms: Atoms, value: Any) -> Field:

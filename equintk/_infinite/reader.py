@@ -14,7 +14,8 @@ from . import algebra, data as deterministic, fields, parameters
 from .contraction import Drawer
 from .data import POINTWISE
 from .errors import NoLimitError, line, located
-from .nodes import Atoms, Data, Field, Par, Term
+from .functions import IDENTITY, Function
+from .nodes import Atoms, Data, Drawn, Field, Par, Term
 from .pieces import Pieces, piecewise
 
 Value = Data | Par | Field | Pieces
@@ -23,6 +24,8 @@ Rule = Callable[["Reader", JaxprEqn, list[Any]], list[Any]]
 RULES: dict[str, Rule] = {}
 GIVEN: dict[str, Callable[..., Any]] = {}
 """By primitive: how users spell it."""
+DUALS: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""By function: the expectations of products of it that users give."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -97,6 +100,17 @@ class Reader:
         structs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in values]
         closed = jax.make_jaxpr(function)(*structs)
         return self.read(inlined(closed.jaxpr, closed.consts), values)
+
+    def function(self, function: Callable[..., Any], dtype: Any) -> Function:
+        """How a function of one number is spelt here.
+
+        Raises:
+            NoLimitError: if it is not understood.
+        """
+        source = self.atoms.kept(("argument",), lambda: Drawn(frozenset(), 0))
+        given = Field((), (Term(None, ((IDENTITY, (), source),)),), np.dtype(dtype))
+        (found,) = self.traced(function, given)
+        return algebra.as_function(self.field(found))
 
     def field(self, value: Value, like: Field | None = None) -> Field:
         """Any value as a random array; a parameter as one that is added."""

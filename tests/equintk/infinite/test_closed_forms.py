@@ -1,5 +1,7 @@
 """Functions with closed forms: what is recognised, what is not, and the integrals."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,15 @@ from jax.scipy.special import erf
 
 import equintk as nt
 from equintk._infinite import waves
-from equintk._infinite.functions import Function
+from equintk._infinite.arccos import rectified
+from equintk._infinite.contraction import Drawer
+from equintk._infinite.functions import Function, multiple
+from equintk._infinite.nodes import Atoms
+from equintk._infinite.reader import DUALS, Reader
 from equintk._infinite.spelling import is_odd, recognised, smooth, two_sided
 
-OPTIONS = {"parameterization": "ntk", "W_std": 1.3, "b_std": 0.2}
-EXACT = OPTIONS | {"tolerance": 1e-300}  # a series of any length raises
+OPTIONS: dict[str, Any] = {"parameterization": "ntk", "W_std": 1.3, "b_std": 0.2}
+EXACT: dict[str, Any] = OPTIONS | {"tolerance": 1e-300}  # a series of any length raises
 
 SMOOTH = {
     "erf": lambda z: 1.5 * erf(0.8 * z) - 0.2,
@@ -203,3 +209,83 @@ def test_what_is_not_recognised_goes_through_a_series_or_raises():
     bumped = lambda z: jnp.sin(z) + BUMPS["hat"]((z - 1) / 0.1)
     with pytest.raises(ValueError, match="no closed form"):
         nt.infinite_nngp(model(bumped), x, **OPTIONS)
+
+
+def opaque_abs(z):
+    return jnp.exp(jnp.log(z**2) / 2)
+
+
+def opaque_abs_dual(q1, q2, k):
+    return 2 * (rectified(1, 1, q1, q2, k) + rectified(1, 1, q1, q2, -k))
+
+
+@pytest.fixture
+def duals():
+    yield DUALS
+    DUALS.clear()
+
+
+def test_expectations_of_the_users_own_are_used(duals):
+    def model(f):
+        activation = lambda z: -2 * f(0.7 * z)
+        return eqx.nn.MLP(5, 3, 8, 2, activation=activation, key=jr.key(0))
+
+    x = jr.normal(jr.key(1), (3, 5)).at[2].set(0.0)
+    written = nt.parameterize(model(opaque_abs), x[0], jr.key(2), "ntk", 1.3, 0.2)
+    expected = nt.infinite_kernels(model(jnp.abs), x, **OPTIONS)
+    with pytest.raises(ValueError, match="no closed form"):
+        nt.infinite_kernels(written, x)
+    nt.dual_function(opaque_abs)(opaque_abs_dual)
+    for got in (
+        nt.infinite_kernels(written, x, tolerance=1e-9),
+        nt.infinite_kernels(model(opaque_abs), x, **OPTIONS),
+    ):
+        np.testing.assert_allclose(got.nngp, expected.nngp, rtol=1e-12)
+        np.testing.assert_allclose(got.ntk, expected.ntk, rtol=1e-12)
+    duals.clear()
+    with pytest.raises(ValueError, match="no closed form"):
+        nt.infinite_kernels(written, x)
+
+
+def test_expectations_that_are_not_the_functions_are_refused(duals):
+    half = lambda q1, q2, k: opaque_abs_dual(q1, q2, k) / 2
+    flat = lambda q1, q2, k: jax.lax.stop_gradient(opaque_abs_dual(q1, q2, k))
+
+    def clipped(q1, q2, k):  # as if to keep an arc cosine from its ends
+        size = 0.999999 * jnp.sqrt(q1 * q2)
+        return opaque_abs_dual(q1, q2, jnp.clip(k, -size, size))
+
+    slope = "derivative by `k`"
+    for wrong, what in ((half, "expectation given"), (flat, slope), (clipped, slope)):
+        with pytest.raises(ValueError, match=what):
+            nt.dual_function(opaque_abs)(wrong)
+    with pytest.raises(ValueError, match="is linear"):
+        nt.dual_function(lambda z: 2 * z)
+    with pytest.raises(nt.NoLimitError, match="sort"):
+        nt.dual_function(lambda z: jax.lax.sort(z[None])[0])
+    assert not duals
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        jnp.tanh,
+        lambda z: z * jax.nn.sigmoid(2 * z),
+        lambda z: jnp.where(z > 0, z, jnp.sinh(z)),
+    ],
+)
+def test_a_function_and_its_multiples_are_spelt_alike_and_no_others(f):
+    nobody = frozenset()
+    read = Reader(Atoms(), Drawer(Atoms(), [], [], nobody, nobody, nobody, nobody))
+    spelt = lambda g: read.function(g, jnp.float64)
+    found = multiple(spelt(lambda z: -3 * f(0.1 * z)), spelt(lambda z: f(z) / 2))
+    assert found is not None
+    np.testing.assert_allclose(found, (-6, 0.1), rtol=1e-12)
+    for other in (
+        lambda z: f(z + 1),
+        lambda z: f(z) + z,
+        lambda z: f(z) * jnp.tanh(z),
+        lambda z: f(f(z)),
+        lambda z: z * jax.nn.sigmoid(3 * z),
+    ):
+        assert multiple(spelt(other), spelt(f)) is None
