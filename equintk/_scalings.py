@@ -50,6 +50,12 @@ def scaling(scheme: str, role: Role, W_std: Number, b_std: Number) -> Scaling:
     return SCHEMES[scheme](role, W_std / math.sqrt(role.fan_in) if is_weight else b_std)
 
 
+def vanishes(scheme: str, role: Role) -> bool:
+    """Whether what a weight gives goes to zero with the width, but not how it moves."""
+    is_output = role.kind == "weight" and role.layer == "output"
+    return is_output and SCHEMES[scheme] is _mup
+
+
 def _ntk(role: Role, std: Number) -> Scaling:
     return Scaling(1.0, std)
 

@@ -11,7 +11,7 @@ import numpy as np
 from .. import _checks
 from .._checks import is_traced
 from .._parameterize import Parameterized
-from .._scalings import SCHEMES, scaling
+from .._scalings import SCHEMES, scaling, vanishes
 from .._trace.roles import Role, roles
 from . import priors
 
@@ -83,6 +83,15 @@ class Reading:
         if self.written:
             return std**2, rate
         return (std * multiplier) ** 2, multiplier**2 * rate
+
+    @property
+    def vanishing(self) -> frozenset[int]:
+        """The parameters whose variance counts for the tangent kernel alone."""
+        if self.scheme is None:
+            return frozenset()
+        return frozenset(
+            i for i, role in enumerate(self.roles) if vanishes(self.scheme, role)
+        )
 
     def uses(self, numbers: Numbers, arguments: Arguments) -> Uses:
         """What each parameter is for these arguments."""

@@ -114,8 +114,9 @@ def estimate_infinite_kernels(
             (mine, a), (its, b) = one, two
             inputs = (jtu.tree_leaves(a), jtu.tree_leaves(b))
             points = (int(n_points), shift)
-            same = mine == its
-            return program.pair(prior, inputs, same, ORDERS[-1], True, points)
+            return program.pair(
+                prior, inputs, mine == its, ORDERS[-1], True, points, reading.vanishing
+            )
 
         return jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(one, two)
 

@@ -220,7 +220,7 @@ class _Compiled:
         """The kernels of a pair of blocks, with series of this length."""
         key = None if self._key is None else (self._key, order, self._tangent)
         make = lambda: pair_of(
-            self._program, self._reading.prior, self._example, self.numbers,
+            self._program, self._reading, self._example, self.numbers,
             order, self._tangent,
         )  # fmt: skip
         return self._kept(key, make)

@@ -1,7 +1,6 @@
 """Both kernels of a pair of blocks of examples, compiled."""
 
 import hashlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from jax import lax
 from .._checks import is_traced
 from .._programs import Programs
 from .._trace.flatten import Environment, Flat, aval, evaluate
-from .arguments import Numbers
+from .arguments import Numbers, Reading
 from .program import Program
 from .stages import Stage, stages
 
@@ -39,7 +38,7 @@ class Pair(NamedTuple):
 
 def pair_of(
     program: Program,
-    prior: Callable[[int, Numbers], tuple[Any, Any]],
+    reading: Reading,
     example: Any,
     numbers: Numbers,
     order: int,
@@ -50,8 +49,10 @@ def pair_of(
     def of_pair(numbers: Numbers, one: Any, two: Any) -> Any:
         (mine, a), (its, b) = one, two
         inputs = (jtu.tree_leaves(a), jtu.tree_leaves(b))
-        priors = lambda leaf: prior(leaf, numbers)
-        return program.pair(priors, inputs, mine == its, order, tangent)
+        priors = lambda leaf: reading.prior(leaf, numbers)
+        return program.pair(
+            priors, inputs, mine == its, order, tangent, None, reading.vanishing
+        )
 
     struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
     shapes = jtu.tree_map(struct, (numbers, *[(jnp.int32(0), example)] * 2))

@@ -48,6 +48,7 @@ class Program:
         order: int,
         tangent: bool,
         points: Any = None,
+        vanishing: frozenset[int] = frozenset(),
     ) -> tuple[Any, Any, Any]:
         """NNGP and tangent kernel of two examples; bounds of the error by order.
 
@@ -58,14 +59,21 @@ class Program:
             order: at which series end.
             tangent: whether the tangent kernel is wanted, which is `None` else.
             points: the points of sampled expectations, if there are any.
+            vanishing: parameters that have no variance in the NNGP, of which the
+                tangent kernel is none the less that of their variance.
 
         Returns:
             A PyTree like the model's output each, of arrays `(*space, *space)`, and
             one bound for each of `ORDERS` up to `order`, or `None` without series.
         """
-        variance = lambda source: priors(source.leaf)
 
-        def kernels(t: Any) -> tuple[list[Any], Any]:
+        def kernels(
+            t: Any, vanishing: frozenset[int] = frozenset()
+        ) -> tuple[list[Any], Any]:
+            def variance(source: Any) -> tuple[Any, Any]:
+                found, rate = priors(source.leaf)
+                return (0 * found if source.leaf in vanishing else found), rate
+
             m = Moments(
                 inputs, variance, t, same, order, self.dtype, points, self.duals
             )
@@ -77,11 +85,13 @@ class Program:
 
         zero = jnp.zeros((), self.dtype)
         if not tangent:
-            nngp, error = kernels(zero)
+            nngp, error = kernels(zero, vanishing)
             return self.treedef.unflatten(nngp), None, error
         nngp, ntk, error = jax.jvp(
             kernels, (zero,), (jnp.ones_like(zero),), has_aux=True
         )
+        if vanishing:
+            nngp, _ = kernels(zero, vanishing)
         return self.treedef.unflatten(nngp), self.treedef.unflatten(ntk), error
 
 

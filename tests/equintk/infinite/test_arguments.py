@@ -33,6 +33,38 @@ def test_a_parameterized_model_has_the_kernels_of_the_same_arguments(scheme):
     np.testing.assert_allclose(written.ntk, given.ntk, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scheme", ["mup", "mean_field"])
+def test_outputs_vanish_with_the_width_where_kernels_move(scheme):
+    x = inputs(3)
+    options = {"parameterization": scheme, "W_std": 1.3, "b_std": 0.2}
+    for activation in (jax.nn.relu, jnp.tanh):
+        narrow, wide = (
+            nt.infinite_kernels(
+                eqx.nn.MLP(5, 3, width, 1, activation, key=jr.key(0)), x, **options
+            )
+            for width in (16, 4096)
+        )
+        for kernels in (narrow, wide):
+            np.testing.assert_array_equal(kernels.nngp, np.full((3, 3), 0.2**2))
+        # The module's width is in no kernel.
+        np.testing.assert_allclose(narrow.ntk, wide.ntk, rtol=1e-12)
+        alone = nt.infinite_nngp(mlp(activation=activation), x, **options)
+        np.testing.assert_array_equal(alone, narrow.nngp)
+        # By the output weights: the second moments of the activations.
+        moments = nt.infinite_nngp(
+            eqx.nn.MLP(5, 3, 8, 1, activation, key=jr.key(0)), x,
+            **options | {"parameterization": "ntk"},
+        )  # fmt: skip
+        rates = {".layers[1].weight": 1.0, ".layers[1].bias": 0.0}
+        rates |= {f".layers[0].{name}": 0.0 for name in ("weight", "bias")}
+        readout = nt.infinite_ntk(
+            mlp(activation=activation), x, **options, learning_rate=rates
+        )
+        np.testing.assert_allclose(readout, (moments - 0.04) / 1.69, rtol=1e-9)
+    model = nt.parameterize(mlp(use_final_bias=False), x[0], jr.key(2), scheme, 1.3)
+    assert not np.any(nt.infinite_nngp(model, x))
+
+
 def test_equinox_draws_uniform_weights_of_a_third_of_the_variance():
     x = inputs()
     own = nt.infinite_nngp(mlp(use_bias=False, use_final_bias=False), x)
