@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -36,10 +37,14 @@ class InfiniteKernels(NamedTuple):
     Attributes:
         nngp: `E[f f']`, the covariance of an output over initialisations.
         ntk: the tangent kernel of an output.
+        error: the largest bound of the relative error of an expectation that is a
+            series, or of its derivative; 0 where all have closed forms. What later
+            layers make of it is not in it.
     """
 
     nngp: Any
     ntk: Any
+    error: Any
 
 
 def infinite_kernels(
@@ -89,10 +94,11 @@ def infinite_kernels(
 
     Returns:
         `.nngp` and `.ntk`, arrays `(n1, n2, *space, *space)`, where `space` are those
-        axes of the output that do not go to infinity; of an output vector, `(n1, n2)`.
-        PyTrees of them where the model returns a PyTree. Scales and units are those of
-        `nt.nngp` and `nt.ntk`. Where the output is a nonlinear function, the kernel of
-        one network stays random, and these are the means.
+        axes of the output that do not go to infinity; of an output vector, `(n1, n2)`;
+        and `.error`, a number that bounds the error of series among expectations.
+        PyTrees of arrays where the model returns a PyTree. Scales and units are those
+        of `nt.nngp` and `nt.ntk`. Where the output is a nonlinear function, the kernel
+        of one network stays random, and these are the means.
 
     Raises:
         NoLimitError: if the limit is not known; the operation and the line are named.
@@ -158,18 +164,18 @@ def _kernels(
                 (nngp, ntk), ~(jnp.max(error[..., -1]) <= tolerance),
                 too_large("larger", tolerance),
             )  # fmt: skip
-        return InfiniteKernels(nngp, ntk)
+        return InfiniteKernels(nngp, ntk, _worst(error, compiled.dtype))
     order = _order(compiled, run, x1, x2, tolerance)
     nngp, ntk, error = run(order, x1, x2, report)
-    worst = _worst(error)
+    worst = float(_worst(error, compiled.dtype))
     if not worst <= tolerance and order < ORDERS[-1]:
         nngp, ntk, error = run(ORDERS[-1], x1, x2, report)
-        worst = _worst(error)
+        worst = float(_worst(error, compiled.dtype))
     if not worst <= tolerance:
         raise ValueError(too_large(f"{worst:.1e}", tolerance))
     for leaf in jtu.tree_leaves((nngp, ntk)):
         _checks.finite_result("A kernel", leaf)
-    return InfiniteKernels(nngp, ntk)
+    return InfiniteKernels(nngp, ntk, _worst(error, compiled.dtype))
 
 
 class _Compiled:
@@ -240,8 +246,11 @@ def _order(compiled: _Compiled, run: Any, x1: Any, x2: Any, tolerance: float) ->
     return enough[0] if enough else ORDERS[-1]
 
 
-def _worst(error: Any) -> float:
-    return 0.0 if error is None else float(np.max(np.asarray(error)[..., -1]))
+def _worst(error: Any, dtype: Any) -> Any:
+    """The largest bound, a number that is not differentiated."""
+    if error is None:
+        return jnp.zeros((), dtype)
+    return jax.lax.stop_gradient(jnp.max(jnp.asarray(error)[..., -1]))
 
 
 def too_large(worst: str, tolerance: float) -> str:

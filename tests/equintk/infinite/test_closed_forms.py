@@ -199,6 +199,7 @@ def test_a_deep_network_of_a_closed_form_needs_no_series():
         tangent = k + 1.3**2 * tangent * slopes
     np.testing.assert_allclose(kernels.nngp, k, rtol=1e-12)
     np.testing.assert_allclose(kernels.ntk, tangent, rtol=1e-12)
+    assert kernels.error == 0
 
 
 def test_what_is_not_recognised_goes_through_a_series_or_raises():
@@ -206,6 +207,13 @@ def test_what_is_not_recognised_goes_through_a_series_or_raises():
     x = jr.normal(jr.key(1), (2, 5))
     with pytest.raises(ValueError, match="no closed form"):
         nt.infinite_nngp(model(jnp.tanh), x, **EXACT)
+    kernels = nt.infinite_kernels(model(jnp.tanh), x, **OPTIONS)
+    # The bound that is returned is what raises above any smaller tolerance.
+    assert 0 < kernels.error < 1e-8
+    with pytest.raises(ValueError, match=f"is {float(kernels.error):.1e}, above"):
+        nt.infinite_nngp(model(jnp.tanh), x, **OPTIONS, tolerance=kernels.error / 2)
+    traced = jax.jit(lambda x: nt.infinite_kernels(model(jnp.tanh), x, **OPTIONS))(x)
+    np.testing.assert_allclose(traced.error, kernels.error, rtol=1e-3)
     bumped = lambda z: jnp.sin(z) + BUMPS["hat"]((z - 1) / 0.1)
     with pytest.raises(ValueError, match="no closed form"):
         nt.infinite_nngp(model(bumped), x, **OPTIONS)

@@ -58,7 +58,7 @@ def test_equal_opposite_and_zero_inputs_have_finite_kernels_and_gradients(
 ):
     model, x = mlp(activation, 2, dtype), difficult(dtype)
     kernels = nt.infinite_kernels(model, x, **OPTIONS)
-    for kernel in kernels:
+    for kernel in (kernels.nngp, kernels.ntk):
         assert kernel.dtype == dtype
         assert np.isfinite(kernel).all()
         np.testing.assert_array_equal(kernel, kernel.T)
