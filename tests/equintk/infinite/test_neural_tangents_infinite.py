@@ -7,7 +7,7 @@ import pytest
 
 from tests.equintk.infinite.cases import CASES, kernels_of
 
-NAN_WHERE_EQUAL = {"rectified monomial 2", "rectified monomial 3"}
+NAN_WHERE_EQUAL = {"rectified monomial 2", "rectified monomial 3", "elementwise"}
 # The most expensive of those that show what others show as well.
 SLOW = {
     "conv circular", "conv layer norm", "average pool circular", "sum pool same",
