@@ -115,7 +115,7 @@ def _evaluated(stage: Stage, true: Any, args: list[Any]) -> list[Any]:
     and with it the layers before: XLA keeps no fence on a processor but a condition.
     """
     jaxpr = stage.jaxpr
-    environment = Environment(Flat(jaxpr, stage.consts), args)
+    environment = Environment(Flat(jaxpr, ()), [*stage.consts, *args])
     fences = jax.default_backend() == "cpu"
     for eqn in jaxpr.eqns:
         values = environment.read(eqn.invars)

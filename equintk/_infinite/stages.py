@@ -15,7 +15,7 @@ _SHARED, _ONE, _TWO, _BOTH = 0, 1, 2, 3  # bits: what a variable depends on
 
 
 class Stage(NamedTuple):
-    """A part of a program: a jaxpr and its constants."""
+    """A part of a program: a jaxpr, and the constants that are its first inputs."""
 
     jaxpr: Any
     consts: tuple[Any, ...]
@@ -86,8 +86,9 @@ def stages(closed: Any, sizes: Sequence[int]) -> Stages:
 def _stage(
     jaxpr: Any, consts: Any, eqns: list[JaxprEqn], args: list[Any], out: list[Any]
 ) -> Stage:
-    names = _names(args, out)
-    made = Jaxpr(jaxpr.constvars, args, out, eqns, jaxpr.effects, names)
+    # Among the inputs, since versions of JAX differ in what constants a jaxpr may have.
+    args = [*jaxpr.constvars, *args]
+    made = Jaxpr((), args, out, eqns, jaxpr.effects, _names(args, out))
     return Stage(made, tuple(consts))
 
 
