@@ -25,12 +25,10 @@ from equintk.estimators import KernelClassifier
 def main() -> dict[str, float]:
     """Fit all three and print their accuracies on images that none has seen."""
     jax.config.update("jax_enable_x64", True)
-    digits = load_digits()
-    x = digits.data / 16.0
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    x = images / 16.0
     # The digits come in the order of their writers: shuffled, in equal shares.
-    parts = train_test_split(
-        x, digits.target, test_size=0.25, stratify=digits.target, random_state=0
-    )
+    parts = train_test_split(x, labels, test_size=0.25, stratify=labels, random_state=0)
     x_train, x_test, y_train, y_test = map(np.asarray, parts)
     model = eqx.nn.MLP(64, 10, 64, 3, key=jr.key(0))
 

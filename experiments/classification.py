@@ -52,9 +52,10 @@ def run(config: Config) -> dict[str, Any]:
         )
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
-    half, other = train_test_split(
+    parts = train_test_split(
         np.arange(len(x)), test_size=0.5, stratify=labels, random_state=config.seed
     )
+    half, other = map(np.asarray, parts)
     tried = _candidates(task, x, labels, config.seed)
     _, best, score = max(
         ((score(half, other), name, score) for name, score in tried),

@@ -1,7 +1,7 @@
 """A user's own data: from a file, from OpenML, or from a function."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _openml(config: OpenMLConfig) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import fetch_openml
 
     try:
-        found = fetch_openml(
+        found: Any = fetch_openml(
             config.openml, version=config.version, as_frame=True, parser="auto"
         )
     except (OSError, ValueError) as error:  # no network; or no data set of this name

@@ -59,7 +59,7 @@ def text(workload: Workload, measured: list[Measured]) -> str:
         "method", "CPU s", "min..max", "/ours", "asked", "wall s", "first CPU s", "GB",
         "differs",
     )  # fmt: skip
-    lines = [header]
+    lines: list[tuple[str, ...]] = [header]
     for one in measured:
         if one.failure or one.first is None:
             lines.append((one.method, f"FAILED: {one.failure}", *[""] * 7))

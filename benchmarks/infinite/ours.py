@@ -42,7 +42,7 @@ def prepare(workload: Workload, method: str):
     return at
 
 
-def _model(workload: Workload) -> eqx.Module:
+def _model(workload: Workload) -> nn.MLP | ConvNet:
     net, keys = workload.net, jr.split(jr.key(0), 8)
     if net.kind == "relu":
         depth = len(net.layers) - 1

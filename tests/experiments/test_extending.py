@@ -24,7 +24,7 @@ def directory(tmp_path, monkeypatch):
     """A working directory with the files of the page, and some data."""
     for kind, text in BLOCKS:
         if kind in ("python", "yaml"):
-            path = tmp_path / re.match(r"# (\S+)\n", text)[1]
+            path = tmp_path / text.split("\n", 1)[0].removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text.split("\n", 1)[1], encoding="utf-8")
     rng = np.random.default_rng(0)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -145,7 +147,7 @@ def table(tmp_path, name, **columns):
     return path
 
 
-def file_config(path, *overrides):
+def file_config(path, *overrides) -> Any:
     given = ("n_train=6", "n_test=4", "dataset=file", f"dataset.path={path}")
     return config(*given, *overrides).dataset
 
