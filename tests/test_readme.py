@@ -76,6 +76,7 @@ def test_the_image_example_draws_a_network_that_follows_its_kernel(
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_attribution_example_ranks_better_with_more_projections(as_a_user_has_it):
     example = runpy.run_path(str(ROOT / "examples" / "attribution.py"))
     found = example["main"](n_train=60, n_test=6, proj_dims=(8, 512), width=16, steps=9)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 from benchmarks.sketches import Network, law, rows, table
 
@@ -18,6 +19,7 @@ def test_the_law_is_that_of_one_output_and_is_the_same_for_copies_of_it(getkey):
     assert np.isclose(law(copies, 7), expected)
 
 
+@pytest.mark.slow
 def test_every_method_gets_a_row_and_directions_the_smallest_size_alone(getkey):
     model = eqx.nn.MLP(3, 2, 5, 1, dtype=jnp.float32, key=getkey())
     network = Network(model, jr.normal(getkey(), (4, 3), jnp.float32))

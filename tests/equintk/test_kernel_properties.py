@@ -140,7 +140,7 @@ def architectures(draw):
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=35,
+    max_examples=15,
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(

@@ -211,7 +211,10 @@ def kernels():
     }
 
 
-@pytest.mark.parametrize("dynamics", ["flow", "descent", "momentum"])
+@pytest.mark.parametrize(
+    "dynamics",
+    ["flow", "descent", pytest.param("momentum", marks=pytest.mark.slow)],
+)
 def test_gradients_agree_with_finite_differences(dynamics):
     rng = np.random.default_rng(1)
     x, y, k_test_train = (

@@ -64,6 +64,7 @@ def test_recurrent_cells_have_two_fan_ins(cell, getkey):
     assert dict(got.multipliers)[".cell.bias"] == 0.0
 
 
+@pytest.mark.slow
 def test_the_ntk_of_a_deep_network_does_not_grow_with_width_only_in_the_ntk_scheme(
     getkey,
 ):

@@ -47,6 +47,7 @@ def test_every_command_of_the_page_makes_its_runs(directory):
     assert len(summaries) == 5
 
 
+@pytest.mark.slow
 def test_the_study_of_the_page_sweeps_itself_and_answers(directory, capsys):
     (command,) = (c for c in COMMANDS if "experiment=" in c)
     assert f"#   {command}\n" in PAGE

@@ -52,7 +52,10 @@ def test_the_diagonal_of_deep_relu_networks_is_exact():
 @pytest.mark.parametrize(
     "dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64]
 )
-@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.gelu, jnp.abs])
+@pytest.mark.parametrize(
+    "activation",
+    [jax.nn.relu, pytest.param(jax.nn.gelu, marks=pytest.mark.slow), jnp.abs],
+)
 def test_equal_opposite_and_zero_inputs_have_finite_kernels_and_gradients(
     activation, dtype
 ):

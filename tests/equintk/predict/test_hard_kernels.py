@@ -123,7 +123,15 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("steps", "momentum")
+        else name
+        for name in BUILDERS
+    ],
+)
 def test_objects_cross_the_boundary_of_compilation_both_ways(name):
     k = kernels()[0]
     build: Any = BUILDERS[name]
