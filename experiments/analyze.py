@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import answers, claims, declaration, files, report, screen
+from experiments import answers, claims, declaration, files, screen, study_page
 from experiments.files import replacing
 from experiments.question import AnalysisConfig
 from experiments.reading import InputError
@@ -89,20 +89,22 @@ def analyze(
     for stale in old - set(paths):  # drawn from other runs, it contradicts the tables
         stale.unlink(missing_ok=True)
     paths.append(path / "report.html")
-    files.replace(paths[-1], report.report(study, pictures))
+    files.replace(paths[-1], study_page.page_of(study, pictures))
     return Analysis(study, paths)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m experiments.analyze",
+) -> int:
     """Run the command; returns its exit code, 2 when it cannot be answered."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.analyze",
-        description="Gather runs into tables, verdicts, slopes, figures and a page.",
-        epilog="""examples:
-  python -m experiments.analyze outputs/width_scaling
-  python -m experiments.analyze outputs --x model.width --from 128
+        prog=prog,
+        description="""  %(prog)s outputs/width_scaling
+  %(prog)s outputs --x model.width --from 128
 
-writes DIR/_tables/{runs,curves,aggregate,slopes,verdicts}.csv and
+Gathers runs into tables, verdicts, slopes, figures and a page.""",
+        epilog="""writes DIR/_tables/{runs,curves,aggregate,slopes,verdicts}.csv and
 DIR/_figures/*.png and DIR/report.html; outputs/README.md describes each column.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -130,13 +132,15 @@ DIR/_figures/*.png and DIR/report.html; outputs/README.md describes each column.
     return 0
 
 
-def _picture(name: str, figure: "Figure") -> report.Picture:
+def _picture(name: str, figure: "Figure") -> study_page.Picture:
     """A figure as bytes; its description is made of the titles of its panels."""
     png = io.BytesIO()
     figure.savefig(png, format="png")
     panels = [axes.get_title() for axes in figure.axes if axes.get_title()]
     width = round(100 * figure.get_figwidth())
-    return report.Picture(png.getvalue(), width, name, f"{name}: {'; '.join(panels)}")
+    return study_page.Picture(
+        png.getvalue(), width, name, f"{name}: {'; '.join(panels)}"
+    )
 
 
 def _said(analysis: Analysis) -> Iterator[Table | str]:

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "run":
         return _run(rest)
     module = import_module(f"experiments.{_MODULES.get(name, name)}")
-    return module.main(rest)
+    return module.main(rest, prog=f"equintk {name}")
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -82,16 +82,19 @@ def compare(first: str | os.PathLike, second: str | os.PathLike) -> Comparison:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m experiments.compare_runs",
+) -> int:
     """Run the command; returns its exit code, 2 when it cannot be answered."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.compare_runs",
-        description="Set two runs, or two studies, side by side: config differences, "
-        "then metrics with the 95 % interval of their difference.",
-        epilog="""examples:
-  python -m experiments.compare_runs outputs/default/r0123456789ab outputs/default/r...
-  python -m experiments.compare_runs outputs/width_scaling outputs/widths_relu
-  python -m experiments.compare_runs A B --metric kernel_drift --csv drift.csv""",
+        prog=prog,
+        description="""  %(prog)s outputs/default/r0123456789ab outputs/default/r...
+  %(prog)s outputs/width_scaling outputs/widths_relu
+  %(prog)s A B --metric kernel_drift --csv drift.csv
+
+Sets two runs, or two studies, side by side: config differences, then metrics with the
+95 %% interval of their difference.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("first", metavar="A", help="a run's or a study's directory")

@@ -49,19 +49,21 @@ def export(study: Study, form: str, out: Path | None = None) -> list[Path]:
     return chosen.write(study, study.path / chosen.place if out is None else out)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m experiments.export",
+) -> int:
     """Run the command; returns its exit code, 2 when it cannot be answered."""
     listed = "\n".join(f"  {name:<12} {f.what}" for name, f in FORMATS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.export",
-        description="Hand finished runs to other tools.",
-        epilog=f"""examples:
-  python -m experiments.export parquet outputs/width_scaling
-  python -m experiments.export latex outputs/width_scaling --out paper/tables
-  python -m experiments.export tensorboard outputs/width_scaling
-  python -m experiments.export mlflow outputs/width_scaling
+        prog=prog,
+        description="""  %(prog)s parquet outputs/width_scaling
+  %(prog)s latex outputs/width_scaling --out paper/tables
+  %(prog)s tensorboard outputs/width_scaling
+  %(prog)s mlflow outputs/width_scaling
 
-formats, written to DIR/_export:
+Hands finished runs to other tools.""",
+        epilog=f"""formats, written to DIR/_export:
 {listed}""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -40,11 +40,19 @@ class Comparison(NamedTuple):
     where: str
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m experiments.rerun",
+) -> int:
     """Run the command; 0 if every number is the same bit for bit."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.rerun",
-        description=__doc__,
+        prog=prog,
+        description="""  %(prog)s r0123456789ab     a run in outputs, by its id
+  %(prog)s outputs/mine/r01  or by its path; a beginning will do
+
+Computes a finished run again and compares every number. On the same machine, versions
+and number of cores the numbers are the same bit for bit; otherwise it says what
+changed. Writes nothing.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="the id or the path of a run, or its beginning")

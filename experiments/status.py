@@ -20,11 +20,17 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 _MOST_LINES = 20
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m experiments.status",
+) -> int:
     """Run the command; 1 if there is nothing to tell of."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.status",
-        description=__doc__,
+        prog=prog,
+        description="""  %(prog)s                           all studies in outputs
+  %(prog)s outputs/width_scaling -w  one, until it has ended
+
+Says where sweeps stand, from any terminal that sees their disk. Reads only.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

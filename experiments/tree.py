@@ -45,7 +45,14 @@ def register() -> None:
     from experiments import provenance
 
     OmegaConf.register_new_resolver("options", _listed, replace=True)
+    OmegaConf.register_new_resolver("command", _command, replace=True)
     OmegaConf.register_new_resolver("cores", provenance.cores, replace=True)
+
+
+def _command(name: str) -> str:
+    """A command as it is typed here: by the console script or by its module."""
+    by_script = sys.argv[0].startswith("equintk ")
+    return f"equintk {name}" if by_script else f"python -m experiments.{name}"
 
 
 def missing_extra(preset: str) -> str | None:

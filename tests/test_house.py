@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_the_rooms_of_the_library_do_not_import_one_another():
                 name.split(".")[1] for name in imported(path) if "equintk." in name
             }
             assert not others & (rooms - {room}), path
+
+
+def test_imports_form_no_cycle():
+    # Those inside functions count: they would only hide one.
+    files = {}
+    for path in LIBRARY + EXPERIMENTS + BENCHMARKS:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    arrows = {}
+    for module, path in files.items():
+        found = set()
+        for name in imported(path):
+            while name and name not in files:
+                name = name.rpartition(".")[0]
+            found.add(name)
+        arrows[module] = found - {"", module}
+    TopologicalSorter(arrows).prepare()  # raises CycleError, with the cycle
 
 
 def test_importing_the_library_loads_no_heavy_package():
