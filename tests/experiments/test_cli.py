@@ -34,7 +34,11 @@ def test_every_command_says_how_to_use_it(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     assert stop.value.code == 0
-    assert "python -m experiments." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    usage, example, *_ = filter(None, said.split("\n"))
+    assert usage.startswith(f"usage: equintk {name} ")
+    assert example.startswith(f"  equintk {name} ")
+    assert "python -m" not in said
 
 
 def test_commands_answer_without_jax():
