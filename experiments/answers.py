@@ -11,6 +11,7 @@ from experiments.tables import is_config_column
 from experiments.verdicts import MET, NOT_MET
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 # The columns of the printed table where a study declares none.
@@ -29,8 +30,11 @@ def notes(study: Study) -> list[str]:
     """What a reader of the tables should know: what was left out, and why."""
     found = []
     if study.slopes_matter:
-        rows = study.slopes.to_dict("records")
+        rows = _slopes_asked_for(study).to_dict("records")
         found += [f"{row['metric']}: {row['note']}" for row in rows if row["note"]]
+        n_more = len(study.slopes) - len(rows)
+        if n_more:
+            found.append(f"Slopes of what was not asked for: {n_more}, in slopes.csv.")
     rows = study.verdicts.to_dict("records")
     found += [f"{row['expectation']}: {row['note']}" for row in rows if row["note"]]
     return list(dict.fromkeys(found)) + study.notes
@@ -47,8 +51,7 @@ def means(study: Study, *, intervals: bool) -> Table:
     x = asked.x
     first = [x] if x and x in summaries and is_config_column(x) else []
     keys = key_columns(summaries, first)
-    declared = [e.metric for e in asked.expect.values()] + asked.show
-    shown = [name for name in dict.fromkeys(declared) if name in summaries]
+    shown = [name for name in _declared(study) if name in summaries]
     shown = (shown or [name for name in SHOWN if name in summaries])[:_MOST_SHOWN]
     mean = _with_interval if intervals else _with_deviation
     rows = [
@@ -68,7 +71,7 @@ def means(study: Study, *, intervals: bool) -> Table:
 
 def slopes(study: Study) -> Table:
     """A row per metric, and per combination of what else was swept."""
-    slopes, asked = study.slopes, study.asked
+    slopes, asked = _slopes_asked_for(study), study.asked
     by = [name for name in slopes.columns if is_config_column(name)]
     rows = []
     for row in slopes.to_dict("records"):
@@ -107,6 +110,18 @@ def verdicts(study: Study) -> Table:
         [[row[i] for i in used] for row in rows],
         frozenset(range(len(used))),
     )
+
+
+def _declared(study: Study) -> list[str]:
+    """The metrics that a study names."""
+    expected = [e.metric for e in study.asked.expect.values()]
+    return list(dict.fromkeys([*expected, *study.asked.show]))
+
+
+def _slopes_asked_for(study: Study) -> "pd.DataFrame":
+    """Of a study that says what it is about, the slopes of that; of others, all."""
+    asked = study.slopes["metric"].isin(_declared(study))
+    return study.slopes[asked] if asked.any() else study.slopes
 
 
 def _measured(row: dict[str, Any]) -> str:
