@@ -120,8 +120,9 @@ def _declared(study: Study) -> list[str]:
 
 def _slopes_asked_for(study: Study) -> "pd.DataFrame":
     """Of a study that says what it is about, the slopes of that; of others, all."""
-    asked = study.slopes["metric"].isin(_declared(study))
-    return study.slopes[asked] if asked.any() else study.slopes
+    declared = _declared(study)
+    asked = [metric in declared for metric in study.slopes["metric"]]
+    return study.slopes.loc[asked] if any(asked) else study.slopes
 
 
 def _measured(row: dict[str, Any]) -> str:
