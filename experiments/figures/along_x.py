@@ -72,12 +72,13 @@ def along_x(
         runs have none of the metrics.
     """
     runs = summaries.dropna(subset=[x]) if is_number(summaries, x) else summaries
-    axis = x_axis(runs, x)
     looks = encoding(runs, without=x)
     panels = _panels(runs, asked, x, one_line=len(looks.lines) == 1)[:_MOST_PANELS]
     if not panels:
         return None
     facets = looks.facets(at_most=_MOST_PANELS // len(panels))
+    # one horizontal scale for all, so that panels can be compared
+    axis = x_axis(runs, x, any(panel.law_expected for panel in panels))
     figure, grid_axes = grid(len(panels) * len(facets), (5.0, 3.8))
     each = [(panel, name, facet) for panel in panels for name, facet in facets]
     for axes, (panel, name, facet) in zip(grid_axes, each, strict=True):
@@ -108,6 +109,11 @@ class _Panel:
         """The columns that metrics are expected relative to."""
         return list(dict.fromkeys(e.relative_to for e in self.expect if e.relative_to))
 
+    @property
+    def law_expected(self) -> bool:
+        """Whether a power of x, or a column of the runs, is expected of them."""
+        return bool(self.references) or any(e.slope for e in self.expect)
+
 
 def _panels(
     runs: "pd.DataFrame", asked: AnalysisConfig, x: str, one_line: bool
@@ -135,16 +141,15 @@ def _draw(
     import numpy as np
 
     runs = looks.summaries
-    law_expected = bool(panel.references) or any(e.slope for e in panel.expect)
     values = np.concatenate([numbers(runs, name) for name in panel.metrics])
     values = values[np.isfinite(values)]
-    logarithmic = law_expected or is_logarithmic(values, 5)
+    logarithmic = panel.law_expected or is_logarithmic(values, 5)
     if logarithmic:  # what is zero has no place there
         values = values[values > 0]
     tidy(axes, panel.title if len(values) else f"{panel.title}: no values")
     if not len(values):
         return
-    x.draw(axes, runs, law_expected)
+    x.draw(axes, runs)
     axes.set_ylabel(value_label(panel.metrics[0]))
     _limits(axes, values, logarithmic)
     series = list(_series(panel, looks.lines, x, logarithmic))

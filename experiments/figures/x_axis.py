@@ -19,6 +19,7 @@ class XAxis:
 
     column: str
     names: list[str]  # empty for numbers
+    law_expected: bool  # some power of it, of something
 
     def places(self, runs: "pd.DataFrame") -> "NDArray":
         """The place of each run, NaN for one without a number."""
@@ -42,7 +43,7 @@ class XAxis:
             return places
         return places * (values[1:] / values[:-1]).min() ** (0.16 * shift)
 
-    def draw(self, axes: "Axes", runs: "pd.DataFrame", law_expected: bool) -> None:
+    def draw(self, axes: "Axes", runs: "pd.DataFrame") -> None:
         """Scale, ticks and label."""
         axes.set_xlabel(column_label(self.column))
         if self.names:
@@ -52,17 +53,17 @@ class XAxis:
             axes.set_xlim(-0.6, len(self.names) - 0.4)
             return
         values = sorted(set(self.places(runs).tolist()))
-        if is_logarithmic(values, 1 if law_expected else 8):
+        if is_logarithmic(values, 1 if self.law_expected else 8):
             log_x(axes, values)
         elif len(values) <= 9:
             axes.set_xticks(values, [f"{value:g}" for value in values])
 
 
-def x_axis(runs: "pd.DataFrame", column: str) -> XAxis:
+def x_axis(runs: "pd.DataFrame", column: str, law_expected: bool) -> XAxis:
     """The axis of a column of the summaries."""
     if is_number(runs, column):
-        return XAxis(column, [])
-    return XAxis(column, sorted({_name(value) for value in runs[column]}))
+        return XAxis(column, [], law_expected)
+    return XAxis(column, sorted({_name(value) for value in runs[column]}), law_expected)
 
 
 def _name(value: Any) -> str:
