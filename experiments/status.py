@@ -64,8 +64,10 @@ def studies(paths: Sequence[Path]) -> list[Path]:
     """The directories at or below some paths that hold runs or sweeps."""
     found = []
     for root in paths:
-        below = [root, *(p for p in root.rglob("*") if p.is_dir() and _visible(p))]
-        found += [p for p in below if (p / "_sweeps").is_dir() or any(_runs(p))]
+        below = (p for p in root.rglob("*") if p.is_dir() and _visible(p, root))
+        found += [
+            p for p in (root, *below) if (p / "_sweeps").is_dir() or any(_runs(p))
+        ]
     return sorted(set(found))
 
 
@@ -124,11 +126,12 @@ def _sweep(record: Record) -> Iterator[str]:
 
 
 def _runs(study: Path) -> Iterator[Path]:
-    return (p.parent for p in study.glob("r*/status.json") if _visible(p.parent))
+    return (p.parent for p in study.glob("r*/status.json"))
 
 
-def _visible(path: Path) -> bool:
-    return path.name[0] not in "._" and not any(part[0] == "_" for part in path.parts)
+def _visible(path: Path, root: Path) -> bool:
+    """Whether no directory on the way from the root is the experiments' own."""
+    return not any(part[0] in "._" for part in path.relative_to(root).parts)
 
 
 if __name__ == "__main__":

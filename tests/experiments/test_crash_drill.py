@@ -1,7 +1,7 @@
 """Sweeps whose processes are killed and paused until all runs are there, exactly once.
 
-In all drills but one the runs are real in all but their computing, which sleeps in place
-of JAX, so that a drill costs what starting its processes costs.
+In all drills but one the runs are real in all but their computing, which sleeps in
+place of JAX, so that a drill costs what starting its processes costs.
 """
 
 import csv

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 
@@ -68,6 +69,41 @@ def wait_for_two(study):
         time.sleep(0.02)
 
 
+# Large enough for sums that threads divide among them.
+SWEEP = (*SMALL, "width=64,96", "n_train=24", "n_test=16", "steps=32", "seeds=2")
+
+
+def swept(output, engine, n_cores=None):
+    """The curves of a sweep by an engine, and how many cores each of its runs had."""
+    keep = None
+    if n_cores is not None:
+        mine = sorted(os.sched_getaffinity(0))[:n_cores]
+        keep = lambda: os.sched_setaffinity(0, mine)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "-m", f"hydra/launcher={engine}",
+         f"output_dir={output}", *SWEEP],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=keep,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = [json.loads(p.read_text()) for p in output.glob("*/r*/provenance.json")]
+    assert {record["engine"] for record in records} == {engine}
+    (found,) = {record["cores"] for record in records}
+    return load_runs(output)[1], found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The curves of the plain engine on so many cores, or on all."""
+
+    @cache
+    def curves(n_cores):
+        output = tmp_path_factory.mktemp("plain")
+        return swept(output, "basic", n_cores)[0]
+
+    return curves
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "engine, module",
@@ -75,31 +111,16 @@ def wait_for_two(study):
      ("slurm_rehearsal", "hydra_plugins.hydra_submitit_launcher"),
      ("ray_local", "hydra_plugins.hydra_ray_launcher")],
 )  # fmt: skip
-def test_every_engine_computes_the_same_tables(tmp_path, engine, module):
+def test_every_engine_computes_the_same_tables(tmp_path, plain, engine, module):
     pytest.importorskip(module)
-    found = {}
-    for name in ("basic", engine):
-        command = [
-            sys.executable, "-m", "experiments.run", "-m", f"hydra/launcher={name}",
-            f"output_dir={tmp_path / name}", *SMALL, "width=8,12", "seeds=2",
-        ]  # fmt: skip
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        _, curves = load_runs(tmp_path / name)
-        found[name] = curves
-        (engines,) = {
-            json.loads(path.read_text())["engine"]
-            for path in (tmp_path / name).glob("*/r*/provenance.json")
-        }
-        assert engines == name
-    before, after = found.values()
+    after, n_cores = swept(tmp_path, engine)
+    before = plain(None)
     assert before.drop(columns="value").equals(after.drop(columns="value"))
     assert after["value"].to_numpy() == pytest.approx(
         before["value"].to_numpy(), rel=1e-6
     )
+    # with as many threads, to the last bit
+    assert after.equals(plain(n_cores))
 
 
 @pytest.mark.slow

@@ -96,3 +96,11 @@ def test_status_says_what_to_type_where_there_is_nothing(tmp_path, capsys, where
 )
 def test_a_duration_is_told_in_two_units(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_folders_above_may_have_any_name(tmp_path, capsys):
+    root = tmp_path / "_mine" / ".hidden"
+    (run,) = seeds(root, 1)
+    write(run)
+    assert status.main([str(root)]) == 0
+    assert f"{store.directory(run).parent}: 1 done" in capsys.readouterr().out
