@@ -50,7 +50,7 @@ def _runs(output: Path) -> tuple[Spent, Spent, Spent]:
     import hydra
     import jax
 
-    from experiments import job, pipeline, progress, schema, store, tree
+    from experiments import job, pipeline, progress, schema, store, tree, validation
     from experiments.progress import Survey
 
     jax.devices()  # starting JAX is no overhead of a run
@@ -71,12 +71,12 @@ def _runs(output: Path) -> tuple[Spent, Spent, Spent]:
                 hydra.compose("config", [*given, f"seed={seed}"])
                 for seed in range(N_RUNS)
             ]
-    runs = [job.split_seeds(schema.typed(config))[0] for config in composed]
+    runs = [job.split_seeds(validation.typed(config))[0] for config in composed]
     with _spent() as writing, contextlib.redirect_stdout(io.StringIO()):
         for run in runs:
             job.run_once(run)
     with _spent() as skipping:
-        again = [job.split_seeds(schema.typed(config))[0] for config in composed]
+        again = [job.split_seeds(validation.typed(config))[0] for config in composed]
         places = {store.directory(run): f"seed {run.seed}" for run in again}
         directory = output / "default" / "_sweeps" / "now"
         record = progress.write(

@@ -55,7 +55,7 @@ def _runs(
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import open_dict, read_write
 
-    from experiments import schema, tree
+    from experiments import schema, tree, validation
     from experiments.sweep import job_overrides
 
     schema.register()
@@ -82,6 +82,6 @@ def _runs(
             )  # fmt: skip
             with read_write(composed), open_dict(composed):
                 del composed["hydra"]
-            typed = schema.typed(composed)
+            typed = validation.typed(composed)
             runs += [(asked, run) for run in job.split_seeds(typed)]
         return runs

@@ -118,7 +118,7 @@ def restored(place: Path, record: dict[str, Any]) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from experiments import schema, tree
+    from experiments import identity, schema, tree, validation
 
     schema.register()
     tree.register()
@@ -142,8 +142,8 @@ def restored(place: Path, record: dict[str, Any]) -> Config:
             version_base="1.3", config_dir=str(tree.CONF.resolve())
         ):
             composed = hydra.compose("config", choices)
-        decides = {key: saved[key] for key in schema.IDENTITY if key in saved}
-        config = schema.typed(OmegaConf.merge(composed, decides))  # type: ignore
+        decides = {key: saved[key] for key in identity.IDENTITY if key in saved}
+        config = validation.typed(OmegaConf.merge(composed, decides))  # type: ignore
     except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise NotFound(
             f"The config in {place} cannot be used today: {error}. {then}"

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import schema, tree
+from experiments import schema, tree, validation
 from experiments.job import Asked, objective, run_job
 from experiments.notebook import run as run
 from experiments.schema import ConfigError
@@ -27,7 +27,7 @@ from experiments.schema import ConfigError
 def task(config: DictConfig) -> float | None:
     """One job: `seeds` runs. In a sweep it never raises, so that the others go on."""
     try:
-        job = schema.typed(config)
+        job = validation.typed(config)
     except ConfigError as error:
         sys.exit(f"{error}\nNothing was computed.")
     asked = Asked.by_hydra(HydraConfig.get())
@@ -84,7 +84,7 @@ def _hint(argument: str) -> str | None:
         return None
     offered = tree.options().get(key)
     if offered is None:
-        nearest = schema.nearest_key(key)
+        nearest = validation.nearest_key(key)
         return nearest and f"`{key}` is no key: did you mean `{nearest}`?"
     for name in value.split(","):
         close = difflib.get_close_matches(name, offered, n=1)

@@ -17,7 +17,8 @@ import yaml
 
 from experiments import claims, files
 from experiments.claims import Claim
-from experiments.schema import Config, identity, plain
+from experiments.identity import identity, plain
+from experiments.schema import Config
 
 # Raised whenever the meaning of a config value or a result changes, so that old runs
 # are not taken for new ones.

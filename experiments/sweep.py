@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict, read_write
 
-from experiments import claims, progress, schema, store
+from experiments import claims, progress, store, validation
 from experiments.job import split_seeds
 from experiments.progress import Record, Survey
 from experiments.question import AnalysisConfig
@@ -117,7 +117,7 @@ def compose(
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
         try:
-            jobs.append(Job(list(words), split_seeds(schema.typed(composed))))
+            jobs.append(Job(list(words), split_seeds(validation.typed(composed))))
         except ConfigError as error:
             problems.append(f"{' '.join(words)}:\n  {error}")
     if problems:

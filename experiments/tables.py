@@ -5,7 +5,7 @@ Imports neither pandas nor jax, so that whoever writes tables still starts at on
 
 from dataclasses import dataclass
 
-from experiments.schema import IDENTITY
+from experiments.identity import IDENTITY
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from unittest import mock
 import hydra
 from omegaconf import DictConfig
 
-from experiments import schema, tree
+from experiments import schema, tree, validation
 from experiments.schema import Config
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def config(*overrides: str) -> Config:
     ]
     composed = compose(*choices)
     composed.merge_with_dotlist([o for o in overrides if o not in choices])
-    return schema.typed(composed)
+    return validation.typed(composed)
 
 
 def small(*overrides: str) -> Config:

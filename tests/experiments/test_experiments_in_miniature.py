@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from experiments import schema
+from experiments import validation
 from experiments.reading import load_runs
 
 from .commands import CONF, compose, run_command
@@ -107,4 +107,4 @@ def test_the_paper_size_of_every_experiment_asks_the_same_of_more(path):
     large = compose(f"experiment=paper/{path.stem}")
     assert large.study == f"paper/{small.study}"
     assert large.analysis == small.analysis
-    schema.typed(large)
+    validation.typed(large)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import datasets, imports, own_data, pipeline
-from experiments.schema import ConfigError, identity
+from experiments.identity import identity
+from experiments.schema import ConfigError
 
 from .commands import config, small
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import job, pipeline, store, tree
+from experiments.identity import identity
 from experiments.reading import load_runs
-from experiments.schema import identity
 from experiments.tables import (
     CURVE_COLUMNS,
     METRICS,

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
-from experiments import schema
+from experiments import identity, schema, validation
 from experiments.schema import Config, ConfigError
 
 from .commands import compose, config, options
@@ -62,25 +62,25 @@ def test_every_number_out_of_its_range_is_refused_with_key_value_and_range(
     group, option
 ):
     good = composed(group, option)
-    for key, f in fields_of(schema.typed(good), group):
+    for key, f in fields_of(validation.typed(good), group):
         for value, words in beyond(f) if "low" in f.metadata else ():
             bad = good.copy()
             OmegaConf.update(bad, key, value)
             text = re.escape(f"{key}={value} is out of range: it must be") + ".*"
             with pytest.raises(ConfigError, match=text + re.escape(words)):
-                schema.typed(bad)
+                validation.typed(bad)
 
 
 @every_choice
 def test_every_number_has_a_range(group, option):
-    for key, f in fields_of(schema.typed(composed(group, option)), group):
+    for key, f in fields_of(validation.typed(composed(group, option)), group):
         assert ("low" in f.metadata) == (f.type in (int, float)), key
 
 
 @every_choice
 def test_every_value_of_a_wrong_type_is_refused_with_its_key(group, option):
     good = composed(group, option)
-    for key, f in fields_of(schema.typed(good), group):
+    for key, f in fields_of(validation.typed(good), group):
         if f.type in (str, str | None):
             continue
         with pytest.raises(ValidationError, match=f"full_key: {re.escape(key)}"):
@@ -90,7 +90,7 @@ def test_every_value_of_a_wrong_type_is_refused_with_its_key(group, option):
 @every_choice
 def test_an_unknown_word_is_refused_with_the_words_there_are(group, option):
     good = composed(group, option)
-    for key, f in fields_of(schema.typed(good), group):
+    for key, f in fields_of(validation.typed(good), group):
         if isinstance(f.type, enum.EnumMeta):
             with pytest.raises(ValidationError, match=", ".join(f.type.__members__)):
                 OmegaConf.update(good, key, "hinge")
@@ -132,7 +132,7 @@ def test_an_unknown_word_is_refused_with_the_words_there_are(group, option):
 )
 def test_values_that_cannot_go_together_are_refused_with_what_to_type(overrides, text):
     with pytest.raises(ConfigError, match=text):
-        schema.typed(compose(*overrides.split()))
+        validation.typed(compose(*overrides.split()))
 
 
 def test_all_problems_are_said_at_once_and_each_once():
@@ -159,7 +159,7 @@ def test_all_problems_are_said_at_once_and_each_once():
     ],
 )
 def test_a_mistyped_key_has_a_nearest_one(wrong, meant):
-    assert schema.nearest_key(wrong) == meant
+    assert validation.nearest_key(wrong) == meant
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,16 @@ def test_a_mistyped_key_has_a_nearest_one(wrong, meant):
     ["width", "kernel.proj_dim", "experiment", "hydra.mode", "hydra/launcher", "zzz"],
 )
 def test_a_key_that_exists_or_resembles_none_has_no_nearest_one(key):
-    assert schema.nearest_key(key) is None
+    assert validation.nearest_key(key) is None
 
 
 def test_every_choice_of_the_schema_has_a_file_that_uses_it():
     used = {group: set() for group in schema.CHOICES}
     for group, names in GROUPS.items():
         for option in names:
-            used[group].add(type(getattr(schema.typed(composed(group, option)), group)))
+            used[group].add(
+                type(getattr(validation.typed(composed(group, option)), group))
+            )
     declared = {group: set(nodes.values()) for group, nodes in schema.CHOICES.items()}
     assert used == declared
 
@@ -190,10 +192,10 @@ def test_the_short_names_reach_the_groups_that_use_them():
         "steps=8",
     )
     assert (got.model.width, got.model.depth, got.time_grid.steps) == (3, 4, 8)
-    plain = schema.plain(got)
+    plain = identity.plain(got)
     assert plain["kernel"]["proj_dim"] == 5
     assert (plain["dataset"]["n_train"], plain["dataset"]["n_test"]) == (6, 7)
-    plain = schema.plain(config("kernel=nngp", "n_samples=9"))
+    plain = identity.plain(config("kernel=nngp", "n_samples=9"))
     assert plain["kernel"]["n_samples"] == 9
 
 
@@ -205,8 +207,10 @@ def test_a_config_as_plain_values_has_neither_objects_nor_enums():
             return [leaf for item in value for leaf in leaves(item)]
         return [value]
 
-    plain = schema.plain(
-        schema.typed(compose("+analysis.expect={e:{metric:rmse_test,value:[-1,0]}}"))
+    plain = identity.plain(
+        validation.typed(
+            compose("+analysis.expect={e:{metric:rmse_test,value:[-1,0]}}")
+        )
     )
     assert {type(leaf) for leaf in leaves(plain)} <= {int, float, str, bool, type(None)}
     assert list(plain) == [f.name for f in dataclasses.fields(Config)]

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from experiments import store
+from experiments.identity import identity
 from experiments.reading import load_runs
-from experiments.schema import Config, identity
+from experiments.schema import Config
 from experiments.tables import CURVE_COLUMNS
 
 from .commands import config, options
