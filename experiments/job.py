@@ -88,6 +88,7 @@ def split_seeds(job: Config) -> list[Config]:
 
 def run_job(job: Config, asked: Asked) -> bool:
     """All runs of a job; whether each is finished, or computed by another process."""
+    store.make_room(job)
     return all([run_once(one_seed, asked) for one_seed in split_seeds(job)])
 
 

@@ -39,6 +39,8 @@ def task(config: DictConfig) -> float | None:
     alone = HydraConfig.get().mode == RunMode.RUN
     try:
         ok = run_job(job, asked)
+    except ConfigError as error:  # there is no room for the results
+        sys.exit(f"{error}\nNothing was computed.")
     except Exception:  # outside any run, such as a full disk
         if not alone:  # where Hydra would say so at the very end, or never
             traceback.print_exc()
@@ -69,7 +71,9 @@ def main() -> None:
         )
         sys.exit(130)
     except SystemExit as stop:
-        if stop.code not in (0, None):
+        if stop.code == 2:  # its options do not stand where Hydra looks for them
+            print("Type options such as -m after all values.", file=sys.stderr)
+        elif stop.code not in (0, None):
             for argument in sys.argv[1:]:
                 hint = _hint(argument)
                 if hint:
@@ -84,8 +88,12 @@ def _hint(argument: str) -> str | None:
         return None
     offered = tree.options().get(key)
     if offered is None:
-        nearest = validation.nearest_key(key)
-        return nearest and f"`{key}` is no key: did you mean `{nearest}`?"
+        if nearest := validation.nearest_key(key):
+            return f"`{key}` is no key: did you mean `{nearest}`?"
+        for name in value.split(","):
+            if nearest := validation.nearest_name(key, name):
+                return f"`{key}={name}` is no choice: did you mean `{key}={nearest}`?"
+        return None
     for name in value.split(","):
         close = difflib.get_close_matches(name, offered, n=1)
         if name not in offered and close:

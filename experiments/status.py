@@ -34,7 +34,7 @@ Says where sweeps stand, from any terminal that sees their disk. Reads only.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "path", nargs="*", default=["outputs"], type=Path,
+        "path", nargs="*", default=[Path("outputs")], type=Path,
         help="a study, or a directory of studies; outputs if none is given",
     )  # fmt: skip
     parser.add_argument(

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import yaml
 from experiments import claims, files
 from experiments.claims import Claim
 from experiments.identity import identity, plain
-from experiments.schema import Config
+from experiments.schema import Config, ConfigError
 
 # Raised whenever the meaning of a config value or a result changes, so that old runs
 # are not taken for new ones.
@@ -38,6 +39,24 @@ def run_id(config: Config) -> str:
 def directory(config: Config) -> Path:
     """Where the run of this config lives."""
     return Path(config.output_dir) / config.study / run_id(config)
+
+
+def make_room(config: Config) -> None:
+    """Make the directory of a study, before anything is computed for it.
+
+    Raises:
+        ConfigError: if results could not be written there.
+    """
+    study = directory(config).parent
+    try:
+        study.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=study, prefix="."):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir={config.output_dir} cannot be written to: {error}. Type "
+            "output_dir=DIRECTORY, one that you may write to."
+        ) from error
 
 
 def status(where: Path) -> str | None:

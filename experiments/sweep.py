@@ -62,6 +62,10 @@ def run(
     if first.dry_run:
         print(preview([run for job in jobs for run in job.runs], None))
         return
+    try:
+        store.make_room(first)
+    except ConfigError as error:
+        sys.exit(f"{error}\nNothing was computed.")
     record = _begin(config, jobs)
     _announce(jobs, record)
     try:

@@ -5,6 +5,7 @@ Imports no jax, so that a refused value answers at once.
 
 import dataclasses
 import difflib
+import enum
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -44,17 +45,31 @@ def typed(config: DictConfig) -> Config:
 
 def nearest_key(wrong: str) -> str | None:
     """The config key that a mistyped one most likely meant."""
-    keys = {f.name for f in dataclasses.fields(Config)}
-    for group, choices in CHOICES.items():
-        for node in choices.values():
-            keys |= {f"{group}.{f.name}" for f in dataclasses.fields(node)}
-    for group, node in (("analysis", AnalysisConfig), ("claims", ClaimsConfig)):
-        keys |= {f"{group}.{f.name}" for f in dataclasses.fields(node)}
+    keys = _kinds()
     wrong = wrong.lstrip("+~")
     if wrong in keys or wrong.startswith(("hydra", "experiment")):
         return None
     close = difflib.get_close_matches(wrong, sorted(keys), n=1, cutoff=0.6)
     return close[0] if close else None
+
+
+def nearest_name(key: str, wrong: str) -> str | None:
+    """The name that was most likely meant as the value of a key that takes names."""
+    kind = _kinds().get(key.lstrip("+~"))
+    if not (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+        return None
+    names = [name.name for name in kind]
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return close[0] if close and wrong not in names else None
+
+
+def _kinds() -> dict[str, Any]:
+    """The type of the value of every config key."""
+    kinds = {f.name: f.type for f in dataclasses.fields(Config)}
+    nodes = [(group, n) for group, choices in CHOICES.items() for n in choices.values()]
+    for group, node in [*nodes, ("analysis", AnalysisConfig), ("claims", ClaimsConfig)]:
+        kinds |= {f"{group}.{f.name}": f.type for f in dataclasses.fields(node)}
+    return kinds
 
 
 def _out_of_range(node: Any, prefix: str) -> Iterator[str]:

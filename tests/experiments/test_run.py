@@ -216,6 +216,7 @@ def test_one_failing_seed_does_not_keep_the_others_from_running(
         ("width=-1", "width=-1 is out of range: .* at least 1.\nNothing was computed"),
         ("width=many", "Value 'many' of type 'str' could not be converted to Integer"),
         ("loss=hinge", "Invalid value 'hinge', expected one of .sum, mean_over_exam"),
+        ("model.activation=rellu", "no choice: did you mean `model.activation=relu`"),
         ("kernel=rbf", r"find 'kernel/rbf'\n\nAvailable options in 'kernel':\n\tcus"),
         ("kernel=nnpg", "`kernel=nnpg` is no choice: did you mean `kernel=nngp`"),
         ("dataset.name=teacher", "Type dataset=teacher, which brings its own"),
@@ -228,6 +229,26 @@ def test_a_refused_command_says_what_to_type_and_writes_nothing(
     assert run_command(f"output_dir={tmp_path}", *arguments.split()) == 1
     assert re.search(text, capsys.readouterr().err)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_option_between_values_is_told_where_it_belongs(capsys):
+    assert run_command("width=8", "-m", "depth=1,2") == 2
+    assert "Type options such as -m after all values." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [[], ["width=8,9", "-m"]], ids=["run", "sweep"])
+def test_a_place_that_cannot_be_written_to_is_named_before_anything_is_computed(
+    tmp_path, capsys, monkeypatch, mode
+):
+    monkeypatch.setattr(pipeline, "run", None)
+    (tmp_path / "file").touch()
+    assert run_command(f"output_dir={tmp_path / 'file'}", *mode) == 1
+    said = capsys.readouterr().err
+    assert re.match(
+        r"output_dir=\S*file cannot be written to: .*Not a directory.* Type output_dir="
+        r"DIRECTORY, one that you may write to\.\nNothing was computed\.",
+        said,
+    )
 
 
 @pytest.mark.parametrize(

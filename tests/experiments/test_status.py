@@ -104,3 +104,14 @@ def test_folders_above_may_have_any_name(tmp_path, capsys):
     write(run)
     assert status.main([str(root)]) == 0
     assert f"{store.directory(run).parent}: 1 done" in capsys.readouterr().out
+
+
+def test_without_a_path_it_tells_of_the_outputs_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert status.main([]) == 1
+    assert "`outputs` is no directory" in capsys.readouterr().err
+    (run,) = seeds(tmp_path / "outputs", 1)
+    write(run)
+    for arguments in ([], ["--watch"]):
+        assert status.main(arguments) == 0
+        assert "1 done" in capsys.readouterr().out
