@@ -4,6 +4,7 @@ data, network ──> kernel ──> prediction ─┐
             └──────────────> training ───┴──> comparison ──> rows
 """  # noqa: D208
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -138,7 +139,11 @@ def _network(config: Config, dataset: Dataset) -> Callable[[Any], eqx.Module]:
     # A user's code may change while the process lives, unseen by a compilation.
     own = isinstance(config.model, CustomModelConfig)
     draw = _drawn if own else _compiled_draw
-    return lambda key: draw(config.model, config.parameterization, *shapes, key)
+    # all scales share the compilation of what is scaled
+    bare = dataclasses.replace(config.model, output_scale=1.0, centred=False)
+    return lambda key: models.rescaled(
+        config.model, draw(bare, config.parameterization, *shapes, key)
+    )
 
 
 def _drawn(
@@ -159,7 +164,7 @@ def _drawn(
             W_std=parameterization.weight_variance**0.5,
             b_std=parameterization.bias_variance**0.5,
         )
-    return models.rescaled(config, model)
+    return model
 
 
 # Compiled, since drawing layer by layer costs more than what is done with small

@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 # The commands themselves, on fewer steps.
-TINY = ["steps=2", "time_grid.n_times=1"]
+TINY = ["depth=1", "steps=2", "time_grid.n_times=1"]
 
 
 @pytest.fixture
