@@ -1,8 +1,9 @@
 """Predictions of large kernels: their time and memory, their error and its bound.
 
-    python -m benchmarks.dynamics                        # both parts; some ten minutes
+    python -m benchmarks.dynamics                        # all parts; some ten minutes
     python -m benchmarks.dynamics --parts dense --n 4000
     python -m benchmarks.dynamics --parts free --n 10000
+    python -m benchmarks.dynamics --parts solve          # where memory ends
 
 Each part has a process of its own, so that its peak memory is its own.
 """
@@ -29,7 +30,7 @@ from .table import aligned
 # Arrays are float32 where nothing else is said; references need float64.
 jax.config.update("jax_enable_x64", True)
 
-EXAMPLES = {"dense": 20_000, "free": 100_000}
+EXAMPLES = {"dense": 20_000, "solve": 20_000, "free": 100_000}
 SUBSET = 4_000
 CLUSTERS, SPREAD = 100, 3
 
@@ -37,15 +38,15 @@ CLUSTERS, SPREAD = 100, 3
 def main() -> int:
     """Run the parts asked for; the exit code is 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dynamics")
-    parser.add_argument("--parts", default="dense,free", help="dense, free, or both")
+    parser.add_argument("--parts", default="dense,solve,free", help="some of them")
     parser.add_argument("--n", type=int, help="examples, instead of the full number")
     chosen = parser.parse_args()
     parts = chosen.parts.split(",")
     if unknown := set(parts) - set(EXAMPLES):
-        parser.error(f"there is no part {unknown.pop()!r}: type dense or free")
+        parser.error(f"there is no part {unknown.pop()!r}: type dense, solve, free")
     if len(parts) == 1:
         n = chosen.n or EXAMPLES[parts[0]]
-        return {"dense": dense, "free": free}[parts[0]](n)
+        return {"dense": dense, "solve": solve, "free": free}[parts[0]](n)
     size = ["--n", str(chosen.n)] if chosen.n else []
     command = [sys.executable, "-m", "benchmarks.dynamics", *size, "--parts"]
     return max([subprocess.call([*command, part]) for part in parts])
@@ -105,12 +106,43 @@ def dense(n: int) -> int:
     return _compare(scaled, ask(flow, times), right, at_most=1e-5)
 
 
+def solve(n: int) -> int:
+    """The end of training with a small ridge, in less memory than a space needs."""
+    x, y, model = _square(n)
+    kernel = nt.ntk(model, x, batch_size=256, out="host", progress=True)
+    largest = _largest(kernel)
+
+    def fit(m: int) -> nt.predict.KrylovFlow:
+        part = y[:m].astype(np.float64)
+        return nt.predict.KrylovFlow(
+            kernel[:m, :m], part, 0 * part, ridge=1e-6 * largest, tolerance=1e-8,
+            max_bytes=2000.0 * m, progress=True,
+        )  # fmt: skip
+
+    clock = _Clock()
+    flow = clock("fit", lambda: fit(n))
+    found = clock("ask for the end", lambda: flow.train(np.inf))
+    print(f"\nSolves: {n} examples, ridge 1e-6 of the largest eigenvalue.")
+    print(f"{len(flow.problem.space.values)} vectors, peak {_peak():.2f} GB")
+    print(clock.table())
+    print(f"relative error below {float(found.error) / flow.problem.scale:.1e}")
+    m = min(n, SUBSET)
+    flow = fit(m)
+    exact = nt.predict.GradientFlow(
+        kernel[:m, :m], y[:m].astype(np.float64), ridge=1e-6 * largest
+    )
+    end = np.array([np.inf])
+    print(f"\nAgainst the eigendecomposition of {m} examples:")
+    solved = flow.problem.end is not None
+    right = exact.train(end, 0 * y[:m])
+    failed = _compare(end, (flow.train(end),), (right,), at_most=np.inf)
+    print("solved for" if solved else "FAILED: the space was large enough")
+    return failed | int(not solved)
+
+
 def free(n: int) -> int:
     """Products of a network alone, three times; the error is that of a subset."""
-    x = np.random.default_rng(0).uniform(-1, 1, (n, 2)).astype(np.float32)
-    y = (np.sin(4 * x[:, :1]) * np.cos(3 * x[:, 1:])).astype(np.float32)
-    model = eqx.nn.MLP(2, 1, 256, 2, dtype=jnp.float32, key=jr.key(0))
-    model = _parameterized(model, 2)
+    x, y, model = _square(n)
     scaled = np.array([10.0, 100.0, 1000.0])
 
     def operator(m: int) -> nt.NTKOperator:
@@ -142,6 +174,14 @@ def free(n: int) -> int:
     right = exact.train(scaled / largest, jax.vmap(wide)(points))
     print(f"\nAgainst the eigendecomposition of {m} examples in float64:")
     return _compare(scaled, (found,), (right,), at_most=np.inf)
+
+
+def _square(n: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Points in the square, a wave on them, and an MLP 2-256-256-1."""
+    x = np.random.default_rng(0).uniform(-1, 1, (n, 2)).astype(np.float32)
+    y = (np.sin(4 * x[:, :1]) * np.cos(3 * x[:, 1:])).astype(np.float32)
+    model = eqx.nn.MLP(2, 1, 256, 2, dtype=jnp.float32, key=jr.key(0))
+    return x, y, _parameterized(model, 2)
 
 
 def _compare(scaled: Any, found: Any, right: Any, at_most: float) -> int:

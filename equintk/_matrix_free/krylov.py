@@ -49,8 +49,8 @@ class KrylovSpace(NamedTuple):
 
 def most_vectors(n: int, width: int, max_bytes: float) -> int:
     """How large a basis fits into some memory, with all that its growth needs."""
-    # 8 n (m + 6 width) for the vectors; 40 m^2 for T, its eigenvectors, their solver.
-    free = max(0.0, max_bytes - 48.0 * n * width)
+    # 8 n (m + 8 width) for the vectors; 40 m^2 for T, its eigenvectors, their solver.
+    free = max(0.0, max_bytes - 64.0 * n * width)
     most = (math.sqrt((8.0 * n) ** 2 + 160.0 * free) - 8.0 * n) / 80.0
     return min(n, int(most))
 

@@ -19,7 +19,7 @@ from .state import State
 class KrylovDescent(eqx.Module):
     """What `GradientDescent` says, from products with the kernel, with an error bound.
 
-    All else is as in `KrylovFlow`, with steps instead of times and without momentum.
+    All else is as in `KrylovFlow`, with steps instead of times.
     """
 
     problem: KrylovProblem
@@ -32,6 +32,7 @@ class KrylovDescent(eqx.Module):
         f0_train: Any,
         *,
         learning_rate: Number,
+        momentum: Number = 0.0,
         c: Number = 1.0,
         ridge: Number = 0.0,
         ridge_relative: Number = 0.0,
@@ -48,6 +49,8 @@ class KrylovDescent(eqx.Module):
             f0_train: outputs at initialisation, `(n, *out)`, or a `State`.
             learning_rate: of gradient descent on the loss. It is stable below 2 / (c *
                 largest eigenvalue + ridge); beyond, a warning says so.
+            momentum: 0. What is left over of a space, and hence the error, is bounded
+                for plain descent alone.
             c: the loss is (c/2) * sum (f - y)^2.
             ridge: the penalty ridge/2 * |theta - theta_0|^2 beside it.
             ridge_relative: the same in units of the mean diagonal of the kernel.
@@ -57,9 +60,16 @@ class KrylovDescent(eqx.Module):
             progress: whether and how to report it.
 
         Raises:
-            ValueError: as `KrylovFlow`, and for `learning_rate <= 0`.
+            ValueError: as `KrylovFlow`, for `learning_rate <= 0`, and with momentum.
         """
         self.learning_rate = number(_checks.positive("learning_rate", learning_rate))
+        if _checks.is_traced(momentum) or momentum != 0:
+            raise ValueError(
+                f"`momentum` is {momentum}, but errors of a Krylov space are bounded "
+                "without momentum only: type 0. With momentum type `GradientDescent`, "
+                "which needs the eigenbasis, or `FunctionSpaceDescent`, which takes "
+                "the steps one by one with products alone."
+            )
         self.problem = KrylovProblem(
             k_train_train,
             y_train,

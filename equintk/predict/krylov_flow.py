@@ -18,7 +18,9 @@ class KrylovFlow(eqx.Module):
 
     Of what is to be learnt, $B = F_0 - Y$, one space of $B, K B, K^2 B, \ldots$ is
     grown until predictions at all times are as good as `tolerance` asks; then any
-    number of times cost little more than one. Works in float64 on the host, whatever
+    number of times cost little more than one. Where memory ends before, the end of
+    training with a ridge is solved for by conjugate gradients, which the space
+    preconditions (Nystrom): each answer carries the error that it has. Works in float64 on the host, whatever
     the dtype of the arrays, and is refused under `jit`, `vmap` and `grad`.
 
     Times are learning rate times steps; conventions are those of `GradientFlow`.
@@ -61,11 +63,11 @@ class KrylovFlow(eqx.Module):
             tolerance: of the root-mean-square error, relative to the root mean square
                 of `f0_train - y_train`. What the precision of products adds, where it
                 is that of an operator, is counted in errors beyond it.
-            max_bytes: how much memory the space may take, beside the kernel. Where that
-                ends before `tolerance` is reached, the errors of answers say so, and a
-                warning.
-            progress: `True` for lines on stderr, or a function of how many vectors
-                there are and how many are expected.
+            max_bytes: how much memory all this may take, beside the kernel. Where that
+                ends before `tolerance` is reached, the errors of answers at finite
+                times say so, and a warning.
+            progress: `True` for lines on stderr, or a function of how many vectors (of
+                a solve: products) there are and how many are expected.
 
         Raises:
             ValueError: as `GradientFlow`, for an operator that is not symmetric, or a

@@ -18,6 +18,7 @@ from .._matrix_free.krylov import KrylovSpace, krylov_space, most_vectors
 from .._progress import reporter
 from . import arguments
 from .approximation import Approximation
+from .krylov_end import KrylovEnd, krylov_end
 from .problem import flat_train_kernel, shift, targets
 from .residual_bound import Errors, Pace, Spectrum, errors, filtered
 from .state import State
@@ -41,6 +42,7 @@ class KrylovProblem(eqx.Module):
         scale: the root mean square of what is to be learnt.
         tolerance: the root-mean-square error that was asked for, relative to it.
         latest: up to when.
+        end: the end of training, where it was solved for because the space is too small.
         structure: of a vector that the kernel multiplies, `(n,)` or `(n, *out)`.
         dtype: of the kernel and the arrays.
         eps: of the precision of its products.
@@ -53,6 +55,7 @@ class KrylovProblem(eqx.Module):
     scale: float
     tolerance: float
     latest: float
+    end: KrylovEnd | None
     structure: tuple[int, ...] = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
     eps: float = eqx.field(static=True)
@@ -100,12 +103,12 @@ class KrylovProblem(eqx.Module):
         norm = float(np.linalg.norm(residual))
         self.scale = norm / math.sqrt(residual.size)
         pace = pace(self.c)
+        goal = max(self.tolerance * norm, float(np.finfo(float).tiny))
 
-        def shortfall(space: KrylovSpace) -> float:
+        def shortfall(space: KrylovSpace, marks: np.ndarray | None = None) -> float:
             spectrum = kernel.spectrum(space.values, space.noise, added)
-            marks = _marks(self.latest, pace, spectrum)
+            marks = _marks(self.latest, pace, spectrum) if marks is None else marks
             found = errors(space, spectrum, pace, marks)
-            goal = max(self.tolerance * norm, float(np.finfo(float).tiny))
             # What the rounding of products leaves of an answer no basis can mend.
             on_train = found.train / np.maximum(found.train_noise, goal)
             on_test = found.test / np.maximum(found.test_noise, goal)
@@ -128,6 +131,22 @@ class KrylovProblem(eqx.Module):
         )
         self.spectrum = kernel.spectrum(space.values, space.noise, added)
         self.space = space._replace(values=np.maximum(space.values, 0))
+        self.end = None
+        if (
+            math.isinf(self.latest)
+            and added > self.spectrum.floor
+            and not _diverges(pace, self.spectrum)
+            and shortfall(space, np.array([math.inf])) > 1
+        ):
+            self.end = krylov_end(
+                kernel.products,
+                self.space,
+                self.spectrum,
+                residual,
+                pace=pace,
+                goal=goal,
+                report=reporter(progress, "Conjugate gradients", "products"),
+            )
 
     def train(self, pace: Pace, times: Any) -> Approximation:
         """Outputs on the training inputs at each time."""
@@ -139,9 +158,9 @@ class KrylovProblem(eqx.Module):
             return space.vectors.T @ inside + space.beyond.T @ (space.coupling @ ways)
 
         found = self._errors(pace, times)
-        return self._answer(
-            times, f0, moved, pace, (found.train, found.train_noise), self.dtype
-        )
+        parts = found.train, found.train_noise
+        end = lambda end: end.moved
+        return self._answer(times, f0, moved, end, pace, parts, self.dtype)
 
     def test(
         self, pace: Pace, times: Any, k_test_train: Any, f0_test: Any
@@ -159,7 +178,8 @@ class KrylovProblem(eqx.Module):
         # The rounding of this product is that of as many numbers as the kernel's own.
         more = found.test_noise * products.eps / self.eps
         parts = found.test, np.maximum(found.test_noise, more)
-        return self._answer(times, _wide(f0), moved, pace, parts, dtype)
+        end = lambda end: products.product(end.coefficients)
+        return self._answer(times, _wide(f0), moved, end, pace, parts, dtype)
 
     def state(self, pace: Pace, time: Any) -> State:
         """Where training stands at one time, to carry on from."""
@@ -169,7 +189,10 @@ class KrylovProblem(eqx.Module):
                 f"{time.shape}. Ask for one at a time."
             )
         outputs = self.train(pace, time).value
-        way = self._vectors(filtered(self.space, self.spectrum, pace, time))
+        if self.end is not None and np.isinf(time):
+            way = self.end.coefficients
+        else:
+            way = self._vectors(filtered(self.space, self.spectrum, pace, time))
         way = _wide(self.start.coefficients) - way.reshape(outputs.shape)
         still = jnp.zeros_like(outputs)
         return State(outputs, arguments.in_range(way, self.dtype), still)
@@ -178,10 +201,21 @@ class KrylovProblem(eqx.Module):
         return self.space.vectors.T @ (self.space.rotation @ ways)
 
     def _errors(self, pace: Pace, times: Any) -> Errors:
-        return errors(self.space, self.spectrum, pace, np.atleast_1d(times))
+        times = np.atleast_1d(times)
+        solved = None
+        if self.end is not None:
+            solved = self.end.residual, float(np.linalg.norm(self.end.coefficients))
+        return errors(self.space, self.spectrum, pace, times, solved)
 
     def _answer(
-        self, times: Any, f0: Any, moved: Any, pace: Pace, found: Any, dtype: Any
+        self,
+        times: Any,
+        f0: Any,
+        moved: Any,
+        end: Any,
+        pace: Pace,
+        found: Any,
+        dtype: Any,
     ) -> Approximation:
         """Outputs that have moved from `f0`, with the norms of two parts of errors."""
         all_times = np.atleast_1d(times)
@@ -193,6 +227,9 @@ class KrylovProblem(eqx.Module):
             images = images.reshape(len(images), *ways.shape[1:]).swapaxes(0, 1)
             values = f0[None] - images.reshape(-1, *f0.shape)
             out[one : one + ways.shape[1]] = arguments.in_range(values, dtype)
+        if self.end is not None and np.isinf(all_times).any():
+            values = f0 - end(self.end).reshape(f0.shape)
+            out[np.isinf(all_times)] = arguments.in_range(values, dtype)
         error = jnp.asarray(left + noise, jnp.result_type(float))
         if not times.ndim:
             return Approximation(jnp.asarray(out[0]), error[0])
@@ -213,17 +250,10 @@ class KrylovProblem(eqx.Module):
         short = np.where(left > np.maximum(goal, noise), left, 0.0)
         worst = int(np.argmax(short))
         if short[worst]:
-            late = times[worst] > self.latest
             _checks.warn(
                 f"The root-mean-square error at time {times[worst]:.3g} may be "
                 f"{left[worst]:.2g}, above the {goal:.2g} that `tolerance` asks for: "
-                f"the {len(self.space.values)} vectors "
-                + (
-                    f"were chosen for times up to {self.latest:.3g}. Type a larger "
-                    "`latest` when creating the object."
-                    if late
-                    else "take all of `max_bytes`. Type a larger one, or a `ridge`."
-                )
+                + self._why(times[worst])
             )
         worst = int(np.argmax(noise))
         if noise[worst] > _DIGITS * scale:
@@ -233,6 +263,18 @@ class KrylovProblem(eqx.Module):
                 f"with the kernel are rounded to {self.eps:.1g}. Type a `ridge`, or "
                 "pass float64 arrays under `jax.config.update('jax_enable_x64', True)`."
             )
+
+    def _why(self, time: float) -> str:
+        """Why an error is large, and what to type."""
+        vectors = f"the {len(self.space.values)} vectors"
+        if time > self.latest:
+            return (
+                f"{vectors} were chosen for times up to {self.latest:.3g}. Type a "
+                "larger `latest` when creating the object."
+            )
+        if self.end is not None and math.isinf(time):
+            return "conjugate gradients came no further. Type a larger `ridge`."
+        return f"{vectors} take all of `max_bytes`. Type a larger one, or a `ridge`."
 
 
 class _Kernel:
@@ -330,12 +372,16 @@ def _mean_diagonal(products: HostProducts) -> float:
 def _marks(latest: float, pace: Pace, spectrum: Spectrum) -> np.ndarray:
     """Moments up to the latest, from which `errors` goes back to all before."""
     if math.isinf(latest):
-        if pace.in_steps and pace.unit * (spectrum.largest + spectrum.shift) > 2:
+        if _diverges(pace, spectrum):
             return np.ones(1)  # it diverges, so that no space is good enough
         last = 1e3 / (pace.unit * max(spectrum.shift, spectrum.floor))
         return np.array([math.ceil(last), latest])
     marks = latest * np.array([1e-3, 1e-2, 0.1, 1.0])
     return np.ceil(marks) if pace.in_steps else marks
+
+
+def _diverges(pace: Pace, spectrum: Spectrum) -> bool:
+    return pace.in_steps and pace.unit * (spectrum.largest + spectrum.shift) > 2
 
 
 def _wide(array: Any) -> np.ndarray:

@@ -87,13 +87,29 @@ def filtered(
 
 
 def errors(
-    space: KrylovSpace, spectrum: Spectrum, pace: Pace, times: np.ndarray
+    space: KrylovSpace,
+    spectrum: Spectrum,
+    pace: Pace,
+    times: np.ndarray,
+    solved: tuple[float, float] | None = None,
 ) -> Errors:
-    """The errors of all predictions from a space, at times `(n_times,)`."""
+    """The errors of all predictions from a space, at times `(n_times,)`.
+
+    Args:
+        space: the space.
+        spectrum: of the kernel.
+        pace: how training goes.
+        times: the times.
+        solved: where the end of training does not come from the space, the norms of
+            its residual and of its coefficients.
+    """
     moments = np.unique(np.concatenate([times, _earlier(spectrum, pace, times)]))
     ways = [filtered(space, spectrum, pace, time) for time in moments]
     left = np.array([np.linalg.norm(space.coupling @ way) for way in ways])
     wrong = spectrum.noise * np.array([np.linalg.norm(way) for way in ways])
+    if solved is not None:
+        left[np.isinf(moments)] = solved[0]
+        wrong[np.isinf(moments)] = spectrum.noise * solved[1]
     for norms in (left, wrong):  # the end is a solution by itself, after no others
         before = np.isfinite(moments)
         norms[before] = np.maximum.accumulate(norms[before])

@@ -14,6 +14,8 @@ import equintk as nt
 from equintk._matrix_free import host, krylov
 
 N, M = 60, 20
+# Memory for 40 vectors of the 60 that the whole kernel needs.
+ROOM = 64 * 20 * N + 8 * N * 40 + 40 * 40**2
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +114,9 @@ def test_descent_is_that_of_the_eigenbasis_within_the_returned_error(data, speed
 
 def test_an_error_that_is_large_is_returned_and_warned_about(data):
     kernel, test_kernel, y, f0, g0 = data
-    room = 48 * 20 * N + 8 * N * 40 + 40 * 40**2
-    flow = nt.predict.KrylovFlow(kernel, y, f0, ridge=1e-3, max_bytes=room)
-    exact = nt.predict.GradientFlow(kernel, y, ridge=1e-3)
-    times = [0.01, 1.0, 100.0, np.inf]
+    flow = nt.predict.KrylovFlow(kernel, y, f0, max_bytes=ROOM)
+    exact = nt.predict.GradientFlow(kernel, y)
+    times = [0.01, 1.0, 100.0, 1e3]
     with pytest.warns(
         UserWarning, match="may be .*, above the .* take all of `max_bytes`"
     ):
@@ -126,6 +127,67 @@ def test_an_error_that_is_large_is_returned_and_warned_about(data):
     assert (wrong <= np.asarray(found.error) + 1e-13).all()
     # A bound that is far too large would be none.
     assert found.error[-1] < 1e3 * wrong[-1]
+
+
+@pytest.mark.parametrize("kind", ["array", "coupled operator"])
+def test_the_end_with_a_ridge_is_solved_for_where_the_space_is_too_small(data, kind):
+    kernel, test_kernel, y, f0, g0 = data
+    shape, hand_over = KINDS[kind]
+    kernel, test_kernel = shape(kernel), shape(test_kernel)
+    reports = []
+    flow = nt.predict.KrylovFlow(
+        hand_over(kernel), y, f0, c=0.7, ridge=1e-3, tolerance=1e-9,
+        max_bytes=ROOM if kind == "array" else 8 * 180 * 40,
+        progress=lambda *counts: reports.append(counts),
+    )  # fmt: skip
+    assert flow.problem.end is not None
+    exact = nt.predict.GradientFlow(kernel, y, c=0.7, ridge=1e-3)
+    for found, right in (
+        (flow.train(np.inf), exact.train(np.inf, f0)),
+        (
+            flow.test(np.inf, hand_over(test_kernel), g0),
+            exact.test(np.inf, test_kernel, f0, g0),
+        ),
+    ):
+        assert rms(found.value - right) <= found.error <= 1.01e-9 * rms(f0 - y)
+    state, right = flow.state(np.inf), exact.state(np.inf, f0)
+    assert rms(state.f_train - right.f_train) < 1e-8
+    assert rms(state.coefficients - right.coefficients) < 1e-5
+    assert reports[-1][0] == reports[-1][1]
+    # Asked together, each moment has its own answer and its own error.
+    with pytest.warns(UserWarning, match="at time 100 .* take all of `max_bytes`"):
+        both = flow.test([100.0, np.inf], hand_over(test_kernel), g0)
+    right = exact.test([100.0, np.inf], test_kernel, f0, g0)
+    for value, reference, error in zip(both.value, right, both.error, strict=True):
+        assert rms(value - reference) <= error
+    assert both.error[1] < 1e-3 * both.error[0]
+
+
+def test_the_end_of_descent_is_solved_for_as_well(data):
+    kernel, test_kernel, y, f0, g0 = data
+    given = {"learning_rate": 0.01, "ridge": 1e-3}
+    descent = nt.predict.KrylovDescent(kernel, y, f0, max_bytes=ROOM, **given)
+    found = descent.test(np.inf, test_kernel, g0)
+    right = nt.predict.GradientDescent(kernel, y, **given)
+    assert rms(found.value - right.test(np.inf, test_kernel, f0, g0)) <= found.error
+    assert found.error <= 1e-6 * rms(f0 - y)
+
+
+def test_what_products_in_single_precision_leave_of_a_solve_is_in_its_error(data):
+    kernel, test_kernel, y, f0, g0 = data
+    single = lambda a: jnp.asarray(a, jnp.float32)
+    operator = lx.MatrixLinearOperator(single(kernel), (lx.symmetric_tag,))
+    flow = nt.predict.KrylovFlow(
+        operator, y, f0, ridge=3e-3, tolerance=1e-12, max_bytes=8 * 60 * 60
+    )
+    assert flow.problem.end is not None
+    exact = nt.predict.GradientFlow(single(kernel).astype(float), y, ridge=3e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rounding
+        found = flow.test(np.inf, lx.MatrixLinearOperator(single(test_kernel)), g0)
+    right = exact.test(np.inf, single(test_kernel).astype(float), f0, g0)
+    wrong = rms(found.value - right)
+    assert 1e-9 < wrong <= found.error < 1e4 * wrong
 
 
 def test_a_time_beyond_the_latest_is_warned_about(data):
@@ -242,9 +304,9 @@ def test_progress_and_a_bound_on_memory_are_kept(data):
     assert all(done <= total for done, total in seen)
     for n, width, bound in ((1000, 20, 1e7), (20_000, 20, 2e9), (100_000, 1, 2e9)):
         most = krylov.most_vectors(n, width, bound)
-        assert 8 * n * (most + 6 * width) + 40 * most**2 <= bound
+        assert 8 * n * (most + 8 * width) + 40 * most**2 <= bound
         assert (
-            most == n or 8 * n * (most + 2 + 6 * width) + 40 * (most + 2) ** 2 > bound
+            most == n or 8 * n * (most + 2 + 8 * width) + 40 * (most + 2) ** 2 > bound
         )
 
 
@@ -295,6 +357,12 @@ BAD = {
     "test shape": (
         lambda d: krylov_flow(d, latest=1).test(1.0, d[1][:, :5], d[4]),
         "same kind as `k_train_train`",
+    ),
+    "momentum": (
+        lambda d: nt.predict.KrylovDescent(
+            d[0], d[2], d[3], learning_rate=0.1, momentum=0.9
+        ),
+        "`momentum` is 0.9, but .* type `GradientDescent`",
     ),
     "states": (lambda d: krylov_flow(d, latest=1).state([0.5, 1]), "one moment"),
     "end": (
