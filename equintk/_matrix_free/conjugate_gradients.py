@@ -28,7 +28,7 @@ class Solution(NamedTuple):
     Attributes:
         value: X, `(n, p)`.
         image: K X, `(n, p)`.
-        residual: the norm of B - K X - shift X, over all columns, computed from `image`.
+        residual: the norm of B - K X - shift X, over all columns, from `image`.
         products: how many were needed.
     """
 

@@ -20,8 +20,9 @@ class KrylovFlow(eqx.Module):
     grown until predictions at all times are as good as `tolerance` asks; then any
     number of times cost little more than one. Where memory ends before, the end of
     training with a ridge is solved for by conjugate gradients, which the space
-    preconditions (Nystrom): each answer carries the error that it has. Works in float64 on the host, whatever
-    the dtype of the arrays, and is refused under `jit`, `vmap` and `grad`.
+    preconditions (Nystrom). Each answer carries a bound on its error. Works in float64
+    on the host, whatever the dtype of the arrays, and is refused under `jit`, `vmap`
+    and `grad`.
 
     Times are learning rate times steps; conventions are those of `GradientFlow`.
 

@@ -42,10 +42,11 @@ class KrylovProblem(eqx.Module):
         scale: the root mean square of what is to be learnt.
         tolerance: the root-mean-square error that was asked for, relative to it.
         latest: up to when.
-        end: the end of training, where it was solved for because the space is too small.
+        end: the end of training, where it was solved for in too little memory.
         structure: of a vector that the kernel multiplies, `(n,)` or `(n, *out)`.
         dtype: of the kernel and the arrays.
         eps: of the precision of its products.
+        rounded: of the coarser precision of these and its entries.
     """
 
     space: KrylovSpace
@@ -59,6 +60,7 @@ class KrylovProblem(eqx.Module):
     structure: tuple[int, ...] = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
     eps: float = eqx.field(static=True)
+    rounded: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class KrylovProblem(eqx.Module):
         kernel = _Kernel(k_train_train, y.shape)
         added = kernel.shift(self.c, ridge, ridge_relative)
         self.structure, self.eps = kernel.structure, kernel.products.eps
+        self.rounded = max(self.eps, float(jnp.finfo(kernel.dtype).eps))
         self.dtype = jax.dtypes.canonicalize_dtype(
             np.result_type(kernel.dtype, y.dtype, *jax.tree.leaves(self.start))
         )
@@ -202,10 +205,14 @@ class KrylovProblem(eqx.Module):
 
     def _errors(self, pace: Pace, times: Any) -> Errors:
         times = np.atleast_1d(times)
+        # A part below zero changes products as their own rounding does. It is not to
+        # be mended, and not to be stopped at either: most of it may not be there.
+        noise = self.spectrum.noise + self.spectrum.negative
+        spectrum = self.spectrum._replace(noise=noise)
         solved = None
         if self.end is not None:
             solved = self.end.residual, float(np.linalg.norm(self.end.coefficients))
-        return errors(self.space, self.spectrum, pace, times, solved)
+        return errors(self.space, spectrum, pace, times, solved)
 
     def _answer(
         self,
@@ -259,9 +266,10 @@ class KrylovProblem(eqx.Module):
         if noise[worst] > _DIGITS * scale:
             _checks.warn(
                 f"The root-mean-square error at time {times[worst]:.3g} may be "
-                f"{noise[worst]:.2g}, of {scale:.2g} to be learnt, because products "
-                f"with the kernel are rounded to {self.eps:.1g}. Type a `ridge`, or "
-                "pass float64 arrays under `jax.config.update('jax_enable_x64', True)`."
+                f"{noise[worst]:.2g}, of {scale:.2g} to be learnt, because the kernel "
+                f"or products with it are rounded to {self.rounded:.1g}. Type a "
+                "larger `ridge`, or pass float64 arrays under "
+                "`jax.config.update('jax_enable_x64', True)`."
             )
 
     def _why(self, time: float) -> str:
@@ -317,7 +325,8 @@ class _Kernel:
             ValueError: if the kernel is not positive semi-definite beyond rounding.
         """
         n = math.prod(self.structure)
-        floor = max(rounding(n, self.dtype) * self.entry, float(solver_noise(values)))
+        negative = rounding(n, self.dtype) * self.entry
+        floor = max(negative, float(solver_noise(values)))
         floor = max(floor, NOISE * self.products.eps * float(np.abs(values).max()))
         accept(values, self.skew, added, floor, self.dtype)
         largest = max(float(values[-1]), 0.0)
@@ -327,6 +336,7 @@ class _Kernel:
             floor=floor,
             diagonal=max(self.probed, float(values.sum()) / n),
             noise=noise + self.products.eps * largest,
+            negative=negative,
         )
 
 

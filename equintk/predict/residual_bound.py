@@ -52,6 +52,8 @@ class Spectrum(NamedTuple):
         floor: below it they are rounding, and left out at the end of training.
         diagonal: the mean of its diagonal.
         noise: the norm of the errors of its products, for a unit vector.
+        negative: how far below zero the rounding of its entries may leave eigenvalues,
+            all of which count as zero.
     """
 
     largest: float
@@ -59,6 +61,7 @@ class Spectrum(NamedTuple):
     floor: float
     diagonal: float
     noise: float
+    negative: float
 
 
 class Errors(NamedTuple):
