@@ -194,6 +194,27 @@ def test_mapping_over_times_and_over_kernels_is_a_loop():
     assert_close(mapped, jnp.stack([predict(k, 1.0) for k in kernels]))
 
 
+def test_compiling_mapping_and_differentiating_go_in_any_order():
+    data = draw().averaged()
+    kernels = np.stack([np.eye(N_TRAIN), data.k_train_train])
+
+    def value(kernel):
+        flow = GradientFlow(kernel, data.y_train, ridge=0.1)
+        return jnp.sum(jnp.sin(data.test(flow, jnp.array([1.0, jnp.inf]))))
+
+    one = jax.jit(jax.grad(value))
+    expected = np.stack([one(kernel) for kernel in kernels])
+    everything = lambda value: lambda kernels: jnp.sum(jax.vmap(value)(kernels))
+    for gradients in (
+        jax.jit(jax.vmap(jax.grad(value))),
+        jax.vmap(one),
+        jax.vmap(jax.grad(jax.jit(value))),
+        jax.grad(jax.jit(everything(value))),
+        jax.jit(jax.grad(everything(jax.jit(value)))),
+    ):
+        assert_close(gradients(kernels), expected)
+
+
 def test_the_derivative_by_time_is_the_flow_itself():
     data = draw().averaged()
     flow = GradientFlow(data.k_train_train, data.y_train, c=0.5)

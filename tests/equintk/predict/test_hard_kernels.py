@@ -222,6 +222,29 @@ def test_our_kernel_of_that_network_gives_right_predictions_in_float32(relu_grid
         assert relative_error(got, expected) < 3e-2
 
 
+@pytest.mark.slow
+def test_the_limit_of_that_network_is_right_in_float64_and_refused_in_float32(
+    relu_grid,
+):
+    # Nearly parallel inputs: their angle is lost in a float32 covariance.
+    x, y = relu_grid
+    model = eqx.nn.MLP(1, 1, 8, 2, dtype=jnp.float32, key=jr.key(0))
+    one = jnp.zeros(1, jnp.float32)
+    drawn = nt.parameterize(model, one, jr.key(1), "ntk", W_std=1.5, b_std=0.05)
+    with pytest.raises(ValueError, match=r"eigenvalue is -2\.\d.*kernel in float64"):
+        GradientFlow(nt.infinite_ntk(drawn, x), y, ridge_relative=1e-4)
+    wide = jax.tree.map(
+        lambda a: a.astype(float) if eqx.is_inexact_array(a) else a, drawn
+    )
+    kernel, y = np.asarray(nt.infinite_ntk(wide, x.astype(float))), y.astype(float)
+    zeros = np.zeros_like(y)
+    flow = GradientFlow(kernel, y, ridge_relative=1e-4)
+    inverse = np.linalg.inv(kernel + flow.problem.shift * np.eye(len(x)))
+    assert_close(flow.train(jnp.inf, zeros), kernel @ inverse @ y, 1e-9)
+    bare = GradientFlow(kernel, y).train(jnp.inf, zeros)
+    assert relative_error(bare, y) < 1e-7
+
+
 @pytest.mark.parametrize("name", ["identity", "duplicated inputs"])
 @pytest.mark.parametrize("when", [2.0, jnp.inf])
 def test_gradients_of_a_covariance_agree_with_finite_differences(name, when):

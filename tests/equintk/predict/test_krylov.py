@@ -1,6 +1,7 @@
 """Predictions from products with a kernel, against those of its whole eigenbasis."""
 
 import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -165,7 +166,7 @@ def test_the_end_with_a_ridge_is_solved_for_where_the_space_is_too_small(data, k
 
 def test_the_end_of_descent_is_solved_for_as_well(data):
     kernel, test_kernel, y, f0, g0 = data
-    given = {"learning_rate": 0.01, "ridge": 1e-3}
+    given: Any = {"learning_rate": 0.01, "ridge": 1e-3}
     descent = nt.predict.KrylovDescent(kernel, y, f0, max_bytes=ROOM, **given)
     found = descent.test(np.inf, test_kernel, g0)
     right = nt.predict.GradientDescent(kernel, y, **given)
