@@ -1,6 +1,7 @@
 """Arithmetic of random arrays: sums, products, and any function of one Gaussian."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import aval
 from . import data as deterministic, fields, noise
+from .averages import Average, merged, multiplied
 from .errors import NoLimitError
 from .fields import ones
 from .functions import (
@@ -63,7 +65,7 @@ def _common(factors: tuple[Factor, ...]) -> Factor:
         )
     for kind in ("wide", "place", "copies"):
         if kind in kinds:
-            return Factor(kind, factors[0].size)
+            return Factor(kind, factors[0].size, max(f.of for f in factors))
     raise AssertionError
 
 
@@ -113,14 +115,26 @@ def times_number(term: Term, factor: float) -> Term:
     if factor == 1:
         return term
     if term.factors:
+        if term.coef is not None and term.coef.average is not None:
+            term.coef.average.times(factor * _size(term)).checked()
         (function, params, atom), *rest = term.factors
         return Term(term.coef, ((scaled(function, factor), params, atom), *rest))
     coef = term.coef
     assert coef is not None
+    average = coef.average and coef.average.times(factor).checked()
     compute = lambda m, side: m.value(coef, side) * factor
-    return Term(
-        deterministic.made(coef.shape, coef.copies, coef.dtype, compute, [coef]), ()
+    made = deterministic.made(
+        coef.shape, coef.copies, coef.dtype, compute, [coef], average
     )
+    return Term(made, ())
+
+
+def _size(term: Term) -> float:
+    """The product of the numbers that a term was multiplied by."""
+    size = 1.0
+    for function, *_ in term.factors:
+        size *= abs(function.factor)
+    return size
 
 
 def multiply(atoms: Atoms, one: Field, two: Field) -> Field:
@@ -135,7 +149,12 @@ def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
         if not a.factors:
             number = None if a.coef is None else deterministic.scalar_of(a.coef)
             if number is not None:
-                return times_number(b, number)
+                assert a.coef is not None
+                if a.coef.average is None:
+                    return times_number(b, number)
+                average = a.coef.average.times(_size(b)).checked()
+                if number == 0:
+                    return Term(replace(a.coef, average=average), ())
     merged: dict[int, tuple[Function, tuple[Data, ...], Atom]] = {}
     for function, params, atom in (*one.factors, *two.factors):
         if id(atom) in merged:
@@ -151,13 +170,26 @@ def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
     return Term(_coef_product(one.coef, two.coef), tuple(merged.values()))
 
 
+def _inverse(data: Data) -> Data:
+    """One over a mean, or over a sum of positive terms."""
+    average = data.average
+    assert average is not None
+    if not average.positive:
+        average.checked()
+    return deterministic.made(
+        data.shape, data.copies, data.dtype, lambda m, side: 1 / m.value(data, side),
+        [data], Average(average.count, 1 / average.size),
+    )  # fmt: skip
+
+
 def _coef_product(one: Data | None, two: Data | None) -> Data | None:
     if one is None or two is None:
         return two if one is None else one
-    return _coefs(one, two, lambda a, b: a * b)
+    average = multiplied(one.average, two.average)
+    return _coefs(one, two, lambda a, b: a * b, average)
 
 
-def _coefs(one: Data, two: Data, operation: Any) -> Data:
+def _coefs(one: Data, two: Data, operation: Any, average: Average | None) -> Data:
     shape = tuple(max(a, b) for a, b in zip(one.shape, two.shape, strict=True))
 
     def compute(m: Any, side: int) -> Any:
@@ -166,7 +198,7 @@ def _coefs(one: Data, two: Data, operation: Any) -> Data:
             return operation(a, b)
 
     return deterministic.made(
-        shape, (False,) * len(shape), one.dtype, compute, [one, two]
+        shape, (False,) * len(shape), one.dtype, compute, [one, two], average
     )
 
 
@@ -174,6 +206,7 @@ def normalised(atoms: Atoms, terms: Sequence[Term], like: Field) -> tuple[Term, 
     """Terms with all that is Gaussian in one, and one function of each Gaussian."""
     gaussian: list[tuple[float, Data | None, Atom]] = []
     numbers: Data | None = None
+    zero: Data | None = None
     single: dict[int, tuple[Function, tuple[Data, ...], Atom]] = {}
     rest: list[Term] = []
     for term in terms:
@@ -183,11 +216,15 @@ def normalised(atoms: Atoms, terms: Sequence[Term], like: Field) -> tuple[Term, 
         elif not term.factors:
             assert term.coef is not None
             if deterministic.scalar_of(term.coef) == 0:
+                zero = term.coef
                 continue
             numbers = (
                 term.coef
                 if numbers is None
-                else _coefs(numbers, term.coef, lambda a, b: a + b)
+                else _coefs(
+                    numbers, term.coef, lambda a, b: a + b,
+                    merged([numbers.average, term.coef.average]),
+                )
             )
         elif len(term.factors) == 1 and term.coef is None:
             ((function, params, atom),) = term.factors
@@ -208,6 +245,8 @@ def normalised(atoms: Atoms, terms: Sequence[Term], like: Field) -> tuple[Term, 
     done += [Term(None, (factor,)) for factor in single.values()]
     if numbers is not None and deterministic.scalar_of(numbers) != 0:
         done.append(Term(numbers, ()))
+    if zero is not None and zero.average is not None and not (done or rest):
+        return (Term(zero, ()),)  # of which more is known than that
     return tuple([*done, *rest])
 
 
@@ -252,10 +291,16 @@ def pointwise(atoms: Atoms, eqn: JaxprEqn, operands: list[Field | Data]) -> Fiel
     """An equation that treats each entry by itself, of at least one random array."""
     name = eqn.primitive.name
     out = aval(eqn.outvars[0])
+    if name == "div" and isinstance(operands[1], Data) and operands[1].average:
+        name, operands = "mul", [operands[0], _inverse(operands[1])]
+    # A mean that is zero is more than a number where it is multiplied.
+    kept = [name == "mul" and isinstance(x, Data) and x.average for x in operands]
     numbers = {
         i: deterministic.scalar_of(x)
         for i, x in enumerate(operands)
-        if isinstance(x, Data) and deterministic.scalar_of(x) is not None
+        if isinstance(x, Data)
+        and deterministic.scalar_of(x) is not None
+        and not kept[i]
     }
     arrays = [i for i in range(len(operands)) if i not in numbers]
     as_fields = _as_fields(atoms, [operands[i] for i in arrays], out.shape)
@@ -356,7 +401,9 @@ def _data_of(field: Field, function: Any) -> Field:
     coef = term.coef
     assert coef is not None
     compute = lambda m, side: function(m.value(coef, side))
-    made = deterministic.made(coef.shape, coef.copies, field.dtype, compute, [coef])
+    made = deterministic.made(
+        coef.shape, coef.copies, field.dtype, compute, [coef], merged([coef.average])
+    )
     return fields.with_terms(field, [Term(made, ())])
 
 
@@ -380,7 +427,8 @@ def _masked(
     for i in (1, 2):
         compute = lambda m, side, i=i: (m.value(coef, side) == (i == 2)).astype(float)
         weight = deterministic.made(
-            coef.shape, coef.copies, np.dtype(float), compute, [coef]
+            coef.shape, coef.copies, np.dtype(float), compute, [coef],
+            merged([coef.average], 1.0),
         )
         if i in numbers:
             if not np.isfinite(numbers[i]):
@@ -496,7 +544,9 @@ def _of_numbers(
     shape = [max(d.shape[k] for d in operands if d) for k in range(len(like.sizes))]
     copies = (False,) * len(shape)
     dtype = aval(eqn.outvars[0]).dtype
-    made = deterministic.made(shape, copies, dtype, compute, [d for d in operands if d])
+    known = [d for d in operands if d]
+    average = merged([d.average for d in known])
+    made = deterministic.made(shape, copies, dtype, compute, known, average)
     return fields.with_terms(like, [Term(made, ())])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import data as deterministic, fields, parameters
 from .algebra import is_positive, zero_mean
+from .averages import Average
 from .errors import NoLimitError
 from .functions import IDENTITY
 from .layout import Axes, Axis, Factor, Root
@@ -237,6 +238,13 @@ class Drawer:
             )
         return spans.root(inherited, n_columns)
 
+    def whole(self, par: Par, part: LeafPart) -> int:
+        """How many entries an axis has of which a view takes some; 0 if all."""
+        if part.leaf_axis is None:
+            return 0
+        size = self.starts[par.leaf].shape[part.leaf_axis]
+        return 0 if size == part.size else size
+
     def _check_weight(self, par: Par) -> None:
         """Check that what is contracted is drawn, or starts from zero."""
         if par.leaf in self.kept and parameters.equal_entries(self.starts[par.leaf]):
@@ -256,8 +264,7 @@ class _Use:
         self.columns: list[int] = []  # wide factors of the array that are contracted
         self.windows: list[tuple[int, Window]] = []
         self.window_sizes: dict[int, int] = {}
-        self.wide = 1
-        self.copied = 1
+        self.wide = self.whole = 1
 
     def contract(self, parts: Sequence[LeafPart], axis: int) -> None:
         for i, (part, factor) in enumerate(
@@ -268,6 +275,7 @@ class _Use:
             if is_wide:
                 self.columns.append(number)
                 self.wide *= factor.size
+                self.whole = max(self.whole, factor.whole)
             else:
                 self.summed.append(number)
 
@@ -307,7 +315,7 @@ class _Use:
                     else:
                         free.append((part, column))
                         column += 1
-                        mine.append(Factor("wide", part.size))
+                        mine.append(Factor("wide", part.size, drawer.whole(par, part)))
                 axes.append(tuple(mine))
                 continue
             for k, factor in enumerate(other.axes[j]):
@@ -354,8 +362,10 @@ class _Use:
                 "a parameter is contracted with a single random entry, or with axes "
                 "that do not go to infinity, which gives no Gaussian"
             )
+        _check_many(self.wide, self.whole)
         for term in self.other.terms:
             for root in term.roots:
+                self.drawer.atoms.contracted.add(root.origin)
                 if not root.varies_along(self.columns):
                     raise NoLimitError(
                         "a parameter is contracted with a random array over axes that "
@@ -383,26 +393,40 @@ class _Use:
                     )
 
 
+def _check_many(some: int, whole: int) -> None:
+    """Check that entries that are summed are a good part of an axis, as it grows."""
+    if some**2 < whole:
+        raise NoLimitError(
+            f"a sum over {some} of the {whole} entries of an axis that goes to "
+            "infinity: if they stay as few there is no limit; if they become more as "
+            "the axis grows, pass a wider model"
+        )
+
+
 def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
     """`reduce_sum` of a random array."""
-    columns, dims, copied, wide = [], [], 1, 1
+    columns, dims, wide, whole = [], [], 1, 1
     for axis in axes:
         for part, factor in enumerate(field.axes[axis]):
             is_wide, number = fields.position(field, axis, part)
             if is_wide:
                 columns.append(number)
                 wide *= factor.size
+                whole = max(whole, factor.whole)
             else:
                 dims.append((number, factor.size))
     kept = tuple(a for i, a in enumerate(field.axes) if i not in axes)
     if columns:
+        _check_many(wide, whole)
+        for term in field.terms:
+            atoms.averaged |= {(root, c) for root in term.roots for c in columns}
         return _law_of_large_numbers(field, axes, columns, dims, wide)
     numbers = tuple(d for d, _ in dims)
     sizes = dict(dims)
 
     def apply(a: Any, m: Any, side: int) -> Any:
         copies = math.prod(n for d, n in sizes.items() if a.shape[d] == 1)
-        return copied * copies * a.sum(axis=numbers)
+        return copies * a.sum(axis=numbers)
 
     op_axes = kept
     after = Field(op_axes, (), field.dtype).sizes
@@ -453,29 +477,35 @@ def _law_of_large_numbers(
         mean = jnp.broadcast_to(mean, whole)
         return (wide * mean).reshape(target).astype(field.dtype)
 
+    average = Average(float(wide), float(wide), False, False)
     if zero_mean(field.terms):
         value = np.zeros([1 if c else n for n, c in zip(shape, copies, strict=True)])
         return Data(
             tuple(shape), tuple(copies), field.dtype, lambda m, side: None,
-            value.astype(field.dtype), float(wide), False,
+            value.astype(field.dtype), average,
         )  # fmt: skip
     return Data(
-        tuple(shape), tuple(copies), field.dtype, compute, None, float(wide),
-        is_positive(field.terms),
+        tuple(shape), tuple(copies), field.dtype, compute, None,
+        average._replace(positive=is_positive(field.terms)),
     )  # fmt: skip
 
 
 def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
     """The sum over wide axes of a product of mean zero: a new Gaussian array."""
-    columns, summed_dims, wide = [], [], 1
+    columns, summed_dims, wide, whole = [], [], 1, 1
     for axis in axes:
         for part, factor in enumerate(field.axes[axis]):
             is_wide, number = fields.position(field, axis, part)
             if is_wide:
                 columns.append(number)
                 wide *= factor.size
+                whole = max(whole, factor.whole)
             else:
                 summed_dims.append(number)
+    _check_many(wide, whole)
+    for term in field.terms:
+        atoms.averaged |= {(root, c) for root in term.roots for c in columns}
+        atoms.contracted |= {root.origin for root in term.roots}
     kept_axes = tuple(a for i, a in enumerate(field.axes) if i not in axes)
     result = Field(kept_axes, (), field.dtype)
     kept_columns = [c for c in range(field.n_wide) if c not in columns]

@@ -1,5 +1,6 @@
 """Deterministic arrays: inputs, constants, and means over infinitely many entries."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import aval, evaluate
 from . import noise
+from .averages import Average, after, merged
 from .errors import NoLimitError
 from .layout import groups
 from .nodes import Data
@@ -26,8 +28,6 @@ _REDUCTIONS = frozenset(
     "reduce_max reduce_min reduce_prod reduce_and reduce_or".split()
 )
 _BITS = frozenset("bitcast_convert_type shift_right_logical shift_left".split())
-_CARRY = frozenset("convert_element_type copy neg".split())
-_SCALE = 1.5  # sums over wide axes count as means up to this multiple of the mean
 
 
 def constant(value: Any) -> Data:
@@ -50,7 +50,7 @@ def given(index: int, struct: Any) -> Data:
 
 def scalar_of(data: Data) -> float | None:
     """The number that all entries equal, if that is known."""
-    if data.const is None or data.width is not None:
+    if data.const is None or (data.average is not None and data.average.is_open):
         return None
     array = np.asarray(data.const)
     if array.size == 0 or array.dtype.kind not in "biuf":
@@ -64,13 +64,10 @@ def settled(data: Data) -> Data:
     """The array, where nothing in it grows with the width.
 
     Raises:
-        NoLimitError: if it is a sum over a wide axis that is not divided by its size.
+        NoLimitError: if it is made of a sum over a wide axis whose fluctuations count.
     """
-    if data.width is not None and data.width > _SCALE:
-        raise NoLimitError(
-            "a sum over an axis that goes to infinity, which is not divided by its "
-            "size before it is used: its fluctuations would count"
-        )
+    if data.average is not None:
+        data.average.checked()
     return data
 
 
@@ -92,15 +89,16 @@ def with_copies(data: Data) -> Data:
         data.dtype,
         data.compute,
         value,
-        data.width,
-        data.positive,
+        data.average,
     )
 
 
 def as_coefficient(data: Data) -> Data:
     """The same with the shape of its value."""
     shape = tuple(1 if c else n for n, c in zip(data.shape, data.copies, strict=True))
-    return Data(shape, (False,) * len(shape), data.dtype, data.compute, data.const)
+    return Data(
+        shape, (False,) * len(shape), data.dtype, data.compute, data.const, data.average
+    )
 
 
 def full(data: Data) -> Callable[[Any, int], Any]:
@@ -114,8 +112,7 @@ def made(
     dtype: Any,
     compute: Callable[[Any, int], Any],
     operands: Sequence[Data],
-    width: float | None = None,
-    positive: bool = False,
+    average: Average | None = None,
 ) -> Data:
     """A deterministic array; evaluated at once where all it is made of is known."""
     const = None
@@ -124,7 +121,7 @@ def made(
     if all(d.const is not None for d in operands):
         with jax.ensure_compile_time_eval():
             const = np.asarray(compute(_CONSTANTS, 0))
-    return Data(tuple(shape), tuple(copies), dtype, compute, const, width, positive)
+    return Data(tuple(shape), tuple(copies), dtype, compute, const, average)
 
 
 class _Constants:
@@ -156,6 +153,7 @@ def rule(eqn: JaxprEqn, operands: list[Data]) -> list[Data]:
         if name == "reduce_sum":
             return [_summed(eqn, operands[0], out)]
     values = [full(settled(d)) for d in operands]
+    average = merged([d.average for d in operands])
     results = []
     for i, var in enumerate(eqn.outvars):
         out = aval(var)
@@ -173,7 +171,8 @@ def rule(eqn: JaxprEqn, operands: list[Data]) -> list[Data]:
                 kept[key] = evaluate(eqn, [v(m, side) for v in values])
             return kept[key][i]
 
-        result = made(shape, (False,) * len(shape), out.dtype, compute, operands)
+        copies = (False,) * len(shape)
+        result = made(shape, copies, out.dtype, compute, operands, average)
         if name == "random_bits":
             result = noise.bits(eqn, operands[0], result)
         elif name in _BITS:
@@ -200,7 +199,7 @@ def reshaped(data: Data, shape: Sequence[int]) -> Data:
         whole = [data.shape[i] if i in expand else n for i, n in enumerate(value.shape)]
         return jnp.broadcast_to(value, whole).reshape(target)
 
-    return made(shape, copies, data.dtype, compute, [data], data.width, data.positive)
+    return made(shape, copies, data.dtype, compute, [data], data.average)
 
 
 def broadcast(data: Data, shape: Sequence[int]) -> Data:
@@ -215,7 +214,7 @@ def broadcast(data: Data, shape: Sequence[int]) -> Data:
     ]
     return made(
         shape, copies, data.dtype, lambda m, side: m.value(data, side), [data],
-        data.width, data.positive,
+        data.average,
     )  # fmt: skip
 
 
@@ -227,8 +226,7 @@ def transposed(data: Data, permutation: Sequence[int]) -> Data:
         data.dtype,
         lambda m, side: jnp.transpose(m.value(data, side), permutation),
         [data],
-        data.width,
-        data.positive,
+        data.average,
     )
 
 
@@ -243,13 +241,11 @@ def _broadcast(eqn: JaxprEqn, data: Data, out: Any) -> Data:
     def compute(m: Any, side: int) -> Any:
         return m.value(data, side).reshape(sizes)
 
-    return made(
-        out.shape, copies, out.dtype, compute, [data], data.width, data.positive
-    )
+    return made(out.shape, copies, out.dtype, compute, [data], data.average)
 
 
 def _pointwise(eqn: JaxprEqn, operands: list[Data], out: Any) -> Data:
-    width, positive = _width(eqn, operands)
+    average = _average(eqn, operands)
     rank = len(out.shape)
     copies = [
         all(d.copies[i] or d.shape[i] < out.shape[i] for d in operands if d.shape)
@@ -267,34 +263,13 @@ def _pointwise(eqn: JaxprEqn, operands: list[Data], out: Any) -> Data:
         ]
         return evaluate(eqn, values)[0]
 
-    return made(out.shape, copies, out.dtype, compute, operands, width, positive)
+    return made(out.shape, copies, out.dtype, compute, operands, average)
 
 
-def _width(eqn: JaxprEqn, operands: list[Data]) -> tuple[float | None, bool]:
-    """What becomes of sums over wide axes that are still to be divided."""
-    open_sums = [d for d in operands if d.width is not None]
-    widths = [d.width for d in operands if d.width is not None]
-    if not open_sums:
-        return None, False
-    name = eqn.primitive.name
-    if name in _CARRY:
-        return open_sums[0].width, open_sums[0].positive and name != "neg"
-    if name in ("mul", "div") and len(open_sums) == 1:
-        i = operands.index(open_sums[0])
-        factor = scalar_of(operands[1 - i])
-        if factor is not None and (name == "mul" or i == 0) and factor != 0:
-            factor = abs(factor) if name == "mul" else 1 / abs(factor)
-            width = widths[0] * factor
-            return (None if width <= _SCALE else width), open_sums[0].positive
-    if name in ("add", "sub") and len(open_sums) == 2:
-        return max(widths), False
-    if all(d.positive for d in open_sums) and name in (
-        "mul div sqrt rsqrt pow integer_pow log".split()
-    ):
-        return None, False
-    for data in open_sums:
-        settled(data)
-    return None, False
+def _average(eqn: JaxprEqn, operands: list[Data]) -> Average | None:
+    averages = [d.average for d in operands]
+    numbers = [scalar_of(d) if d.average is None else None for d in operands]
+    return after(eqn, averages, numbers, lambda i: scalar_of(operands[i]) == 0)
 
 
 def _summed(eqn: JaxprEqn, data: Data, out: Any) -> Data:
@@ -303,12 +278,13 @@ def _summed(eqn: JaxprEqn, data: Data, out: Any) -> Data:
     for i in axes:
         copied *= data.shape[i] if data.copies[i] else 1
     kept = [c for i, c in enumerate(data.copies) if i not in axes]
-    settled(data)
+    count = float(math.prod(data.shape[i] for i in axes))
+    average = None if data.average is None else data.average.times(count)
 
     def compute(m: Any, side: int) -> Any:
         return (m.value(data, side).sum(axis=axes) * copied).astype(data.dtype)
 
-    return made(out.shape, kept, out.dtype, compute, [data])
+    return made(out.shape, kept, out.dtype, compute, [data], average)
 
 
 def _reduced(eqn: JaxprEqn, data: Data, out: Any) -> Data:
@@ -322,4 +298,4 @@ def _reduced(eqn: JaxprEqn, data: Data, out: Any) -> Data:
         whole = [data.shape[i] if i in axes else n for i, n in enumerate(value.shape)]
         return evaluate(eqn, [jnp.broadcast_to(value, whole)])[0]
 
-    return made(out.shape, kept, out.dtype, compute, [data])
+    return made(out.shape, kept, out.dtype, compute, [data], data.average)

@@ -71,7 +71,7 @@ def move(coef: Data, op: PlaceOp) -> Data:
 
     copies = (False,) * len(op.after)
     return deterministic.made(
-        op.after, copies, coef.dtype, compute, [coef, *op.operands]
+        op.after, copies, coef.dtype, compute, [coef, *op.operands], coef.average
     )
 
 
@@ -130,8 +130,8 @@ def split(
 ) -> Field:
     """A factor as the product of several."""
     old = field.axes[axis]
-    kind = old[part].kind
-    new = (*old[:part], *(Factor(kind, n) for n in sizes), *old[part + 1 :])
+    kind, of = old[part].kind, old[part].whole if old[part].kind == "wide" else 0
+    new = (*old[:part], *(Factor(kind, n, of) for n in sizes), *old[part + 1 :])
     axes = replaced(field.axes, axis, new)
     wide, number = position(field, axis, part)
     if wide:

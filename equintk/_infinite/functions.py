@@ -45,6 +45,11 @@ class Function:
         if not isinstance(self.key, int):
             object.__setattr__(self, "key", _numbered(self.key))
 
+    @property
+    def factor(self) -> float:
+        """The number that the function was multiplied by, as far as that is known."""
+        return self.slope if self.slope is not None else _unscaled(self.key)[0]
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Function) and self.key == other.key
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import algebra, data as deterministic, fields
+from .averages import merged
 from .errors import NoLimitError
 from .layout import Factor
 from .nodes import Atoms, Data, Field, Term
@@ -82,4 +83,7 @@ def _joined_coefs(
             whole.append(jnp.broadcast_to(value.astype(values[-1].dtype), target))
         return jnp.concatenate(whole, dimension)
 
-    return deterministic.made(shape, (False,) * rank, known[-1].dtype, compute, known)
+    average = merged([c.average for c in known])
+    return deterministic.made(
+        shape, (False,) * rank, known[-1].dtype, compute, known, average
+    )

@@ -21,10 +21,18 @@ class Factor(NamedTuple):
     Attributes:
         kind: `"wide"`, `"place"` or `"copies"`.
         size: the number of entries along it in the model as it was given.
+        of: along a wide factor, how many entries there are in the axis that it is a
+            part of, or 0 where it is the whole.
     """
 
     kind: str
     size: int
+    of: int = 0
+
+    @property
+    def whole(self) -> int:
+        """How many entries there are in the axis that it is a part of."""
+        return self.of or self.size
 
 
 Axis = tuple[Factor, ...]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .averages import Average
 from .errors import NoLimitError
 from .functions import Function
 from .layout import Axes, Factor, Root, WideOp, related
@@ -46,9 +47,7 @@ class Data:
         dtype: of the array.
         compute: its value, from the moments at hand and the side (0 or 1).
         const: its value where that is known while the model is read.
-        width: for a sum over wide axes that nothing has divided by their size yet, how
-            many entries were added, times the factors since.
-        positive: whether a sum over wide axes is one of positive terms.
+        average: what sums over wide axes it is made of, if it is.
         noise: the random bits that each entry is a function of, where there are any.
     """
 
@@ -57,8 +56,7 @@ class Data:
     dtype: Any
     compute: Callable[[Any, int], Any]
     const: Any = None
-    width: float | None = None
-    positive: bool = False
+    average: Average | None = None
     noise: Noise | None = None
 
 
@@ -262,10 +260,14 @@ class Atoms:
 
     Attributes:
         sampled: whether atoms may be made whose expectations have no closed form.
+        averaged: what was summed over which of its wide factors.
+        contracted: what was contracted with a parameter since it was drawn.
     """
 
     def __init__(self, sampled: bool = False) -> None:
         self.sampled = sampled
+        self.averaged: set[tuple[Root, int]] = set()
+        self.contracted: set[Hashable] = set()
         self._made: dict[Hashable, Atom] = {}
         self._kept: list[Any] = []  # so that no `id` in a key is given out again
 

@@ -16,6 +16,7 @@ from .arguments import Uses
 from .contraction import Drawer
 from .duals import Duals
 from .errors import NoLimitError
+from .layout import Root
 from .moments import Moments
 from .nodes import Atoms, Field
 from .reader import DUALS, Reader
@@ -159,12 +160,40 @@ def _output(atoms: Atoms, value: Any) -> Field:
                     "the entries of an output share something random, so that the "
                     "kernel of a network stays random at infinite width"
                 )
+    _check_own(atoms, value, several)
     for axis in range(len(value.axes)):
         for part in reversed(range(len(value.axes[axis]))):
             factor = value.axes[axis][part]
             if factor.size == 1 and factor.kind != "wide":
                 value = fields.drop(atoms, value, axis, part)
     return value
+
+
+def _check_own(atoms: Atoms, output: Field, several: list[int]) -> None:
+    """Check that no mean was taken over the axes of the output itself.
+
+    Those stay as they are while the others grow, unless the output is what layers
+    read too, as that of a block with a residual connection.
+    """
+    last = {
+        root
+        for term in output.terms
+        for root in term.roots
+        if root.origin not in atoms.contracted
+    }
+    own = {(root.origin, i) for root in last for i in _rows_along(root, several)}
+    taken = {(r.origin, i) for r, c in atoms.averaged for i in _rows_along(r, [c])}
+    if own & taken:
+        raise NoLimitError(
+            "a mean over the entries of the output itself, which do not go to "
+            "infinity: name the parameter that makes them in `finite`, or return what "
+            "the mean is taken of"
+        )
+
+
+def _rows_along(root: Root, columns: list[int]) -> list[int]:
+    """The axes of what was drawn that some wide factors run along."""
+    return [i for i, row in enumerate(root.strides) if any(row[c] for c in columns)]
 
 
 def _kernel(m: Moments, field: Field) -> Any:

@@ -81,7 +81,7 @@ class Reader:
         if len(known) == len(values):
             # Inside, equal entries are seen to be so, and sums to be means.
             look_inside = name in CUSTOM and any(
-                any(v.copies) or v.width is not None for v in known
+                any(v.copies) or v.average is not None for v in known
             )
             if not look_inside:
                 return deterministic.rule(eqn, known)

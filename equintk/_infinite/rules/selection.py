@@ -33,7 +33,7 @@ def _sliced(reader: Reader, x: Any, axis: int, start: int, size: int, step: int)
         return parameters.sliced(x, axis, start, size, step)
     if len(x.axes[axis]) == 1 and x.axes[axis][0].kind == "wide":
         _, column = fields.position(x, axis, 0)
-        new = (x.axes[axis][0]._replace(size=size),)
+        new = (x.axes[axis][0]._replace(size=size, of=x.axes[axis][0].whole),)
         op = fields.WideOp("slice", column, (start, step))
         return fields.rewide(reader.atoms, x, op, fields.replaced(x.axes, axis, new))
     shape = [*x.shape[:axis], size, *x.shape[axis + 1 :]]

@@ -1,0 +1,158 @@
+"""Sums and means over axes that go to infinity: how much their fluctuations count.
+
+A mean over `n` independent entries fluctuates by `1 / sqrt(n)`, which vanishes as long as
+nothing multiplies it by the root of `n`. Sums, and means times the size of the axis,
+have no limit before they are divided again; of a sum of positive terms the root, say,
+fluctuates by a number that does not vanish.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jax.extend.core import JaxprEqn
+
+from .errors import NoLimitError
+
+_SCALE = 1.5  # sums over wide axes count as means up to this multiple of the mean
+_CARRY = frozenset("convert_element_type copy neg stop_gradient".split())
+_JUMPS = frozenset("eq ne lt le gt ge sign floor ceil round is_finite rem".split())
+_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "square": 2.0, "cbrt": 1 / 3}
+
+
+class Average(NamedTuple):
+    """What is known of an array that is made of sums over wide axes.
+
+    Attributes:
+        count: how many entries were added, the fewest of all such sums.
+        size: how large the array is, as a multiple of a mean.
+        positive: whether it is a power of a sum of positive terms.
+        divided: whether a sum was divided by its size.
+    """
+
+    count: float
+    size: float
+    positive: bool = False
+    divided: bool = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its fluctuations count."""
+        if self.size <= _SCALE:
+            return False
+        return not self.divided or self.size >= 0.99 * self.count**0.5
+
+    def times(self, factor: float) -> "Average":
+        """The same of the array times a number."""
+        size = self.size * abs(factor)
+        return self._replace(size=size, divided=self.divided or size <= _SCALE)
+
+    def checked(self) -> "Average":
+        """The same, where fluctuations vanish.
+
+        Raises:
+            NoLimitError: if they do not.
+        """
+        if not self.is_open:
+            return self
+        if not self.divided:
+            raise NoLimitError(
+                "a sum over an axis that goes to infinity, which is not divided by its "
+                "size before it is used: its fluctuations would count"
+            )
+        raise NoLimitError(
+            f"a mean over {self.count:g} entries of an axis that goes to infinity, "
+            f"which is multiplied by {self.size:g}: if that grows with the axis, the "
+            "fluctuations of the mean count; if it does not, pass a wider model"
+        )
+
+
+def merged(averages: Sequence[Average | None], size: float | None = None) -> Any:
+    """Of an array made of several, each of which is divided."""
+    known = [a for a in averages if a is not None]
+    if not known:
+        return None
+    largest = max(a.size for a in known) if size is None else size
+    return Average(min(a.count for a in known), largest)
+
+
+def multiplied(one: Average | None, two: Average | None) -> Average | None:
+    """Of a product."""
+    known = [a for a in (one, two) if a is not None]
+    size = 1.0
+    for a in known:
+        size *= a.size
+    found = merged(known, size)
+    if found is None:
+        return None
+    divided = all(a.divided for a in known) or size <= _SCALE
+    return found._replace(positive=all(a.positive for a in known), divided=divided)
+
+
+def after(
+    eqn: JaxprEqn,
+    averages: Sequence[Average | None],
+    numbers: Sequence[float | None],
+    is_zero: Callable[[int], bool],
+) -> Average | None:
+    """What becomes of averages in an equation that treats each entry by itself.
+
+    Args:
+        eqn: the equation.
+        averages: of its operands.
+        numbers: that operands equal, where they do.
+        is_zero: whether an operand is a mean that is zero by symmetry.
+
+    Raises:
+        NoLimitError: if fluctuations count.
+    """
+    known = [a for a in averages if a is not None]
+    if not known:
+        return None
+    name = eqn.primitive.name
+    if name in _CARRY:
+        (average,) = known
+        return average._replace(positive=average.positive and name != "neg")
+    if name in ("mul", "div"):
+        return _product(name, averages, numbers)
+    if name in ("add", "sub") and len(known) == 2:
+        one, two = known
+        divided = one.divided and two.divided
+        return merged(known)._replace(divided=divided)
+    power = _POWERS.get(name)
+    if name == "integer_pow":
+        power = float(eqn.params["y"])
+    if name == "pow" and averages[1] is None:
+        power = numbers[1]
+    if known[0].positive and (power is not None or name == "log"):
+        (average,) = known
+        size = 1.0 if power is None else average.size**power
+        divided = average.divided or size <= _SCALE
+        return Average(average.count, size, power is not None, divided)
+    if name in _JUMPS and any(
+        a is not None and is_zero(i) for i, a in enumerate(averages)
+    ):
+        raise NoLimitError(
+            "a jump at the mean of something that is as often positive as negative, "
+            "over an axis that goes to infinity: it stays random"
+        )
+    return merged([a.checked() for a in known])
+
+
+def _product(
+    name: str, averages: Sequence[Average | None], numbers: Sequence[float | None]
+) -> Average | None:
+    one, two = averages
+    if name == "div" and two is not None:
+        if not two.positive:
+            two.checked()
+        two = two._replace(size=1 / two.size, divided=two.divided or two.size >= 1)
+    if one is None or two is None:
+        i = 0 if one is None else 1
+        number = numbers[i]
+        average = two if one is None else one
+        assert average is not None
+        if number is not None and not (name == "div" and i == 1 and number == 0):
+            factor = 1 / number if name == "div" and i == 1 else number
+            return average.times(factor) if factor else average
+        return average._replace(positive=False) if average.divided else average
+    return multiplied(one, two)
