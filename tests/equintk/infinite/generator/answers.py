@@ -1,0 +1,100 @@
+"""What becomes of a random model: it is refused, or it agrees with wide networks."""
+
+from typing import Any, NamedTuple
+
+import jax.random as jr
+import numpy as np
+
+import equintk as nt
+
+from .grammar import Sentence, sentence
+from .wide import STD, Comparison, verdicts
+
+REASONS = (
+    "No infinite-width kernel",
+    "output of the model is deterministic",
+    "entries of the output itself",
+    "no role that can be read",
+    "is used with the roles",
+    "Hermite series",
+    "share something random",
+    "dependent Gaussians",
+    "no parameter",
+    "not finite",
+)
+"""Of refusals: what else is raised is no answer."""
+
+
+class Answer(NamedTuple):
+    """What was found.
+
+    Attributes:
+        kind: `"refused"`, `"agrees"`, `"unclear"`, `"differs"` or `"broken"`.
+        text: the reason, or the distances.
+    """
+
+    kind: str
+    text: str
+
+
+def examples(whole: Sentence) -> Any:
+    """Three random ones, and the opposite of the first."""
+    x = jr.normal(jr.key(1), (3, *whole.shape))
+    return np.concatenate([x, -x[:1]])
+
+
+def limit(whole: Sentence, n: int, x: Any) -> Any:
+    """Its kernels at infinite width, read from the model of a width."""
+    return nt.infinite_kernels(
+        whole.build(n, jr.key(0)), x,
+        parameterization=whole.scheme, W_std=STD[0], b_std=STD[1],
+    )  # fmt: skip
+
+
+def refusal(whole: Sentence, n: int = 256) -> str | None:
+    """Why a model is refused, if it is.
+
+    Raises:
+        Exception: if what is raised is none of the reasons.
+    """
+    try:
+        limit(whole, n, examples(whole))
+    except (nt.NoLimitError, ValueError) as error:
+        text = str(error)
+        if not any(reason in text for reason in REASONS):
+            raise
+        return text
+    return None
+
+
+def of(whole: Sentence, plan: Any = None) -> Answer:
+    """What becomes of a model."""
+    try:
+        reason = refusal(whole)
+    except Exception as error:  # whatever a user would have to make sense of
+        return Answer("broken", f"{type(error).__name__}: {error}"[:300])
+    if reason is not None:
+        return Answer("refused", reason[:160].replace("\n", " "))
+    x = examples(whole)
+    both = lambda n: tuple(limit(whole, n, x))[:2]
+    options = {} if plan is None else {"plan": plan}
+    try:
+        found = verdicts(both, whole.build, whole.scheme, x, **options)
+    except Exception as error:
+        return Answer("broken", f"networks: {type(error).__name__}: {error}"[:300])
+    return Answer(_kind(found), " ".join(_text(c) for c in found))
+
+
+def _kind(found: list[Comparison]) -> str:
+    if all(c.agrees for c in found):
+        return "agrees"
+    return "differs" if any(c.differs for c in found) else "unclear"
+
+
+def _text(found: Comparison) -> str:
+    return f"{found.distance:.3f}±{found.noise:.4f}@{found.width}"
+
+
+def answer(seed: int) -> Answer:
+    """What becomes of the model of a seed."""
+    return of(sentence(seed))

@@ -1,0 +1,108 @@
+"""Kernels of wide networks, drawn many times, beside what is said of their limit."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+
+import equintk as nt
+
+STD = (1.2, 0.3)
+FEW = 8  # outputs of which the tangent kernel is taken
+BIAS = 0.02  # that wide networks may differ by from their limit, relative
+
+
+class Drawn(NamedTuple):
+    """A kernel, averaged over draws, and the standard error of its entries."""
+
+    mean: np.ndarray
+    error: np.ndarray
+
+
+class Comparison(NamedTuple):
+    """A limit beside networks.
+
+    Attributes:
+        width: of the networks.
+        distance: of the limit from their mean, relative to the limit.
+        noise: the standard error of that.
+    """
+
+    width: int
+    distance: float
+    noise: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether an error of 5 % would have been seen, and there is none."""
+        return self.noise < 0.0075 and self.distance < 4 * self.noise + BIAS
+
+    @property
+    def differs(self) -> bool:
+        """Whether the limit is wrong by more than chance and width explain."""
+        return self.distance > 5 * self.noise + 2 * BIAS
+
+
+def draw(
+    build: Callable[[int, Any], Any], scheme: str, x: Any, n: int, draws: int, seed: int
+) -> tuple[Drawn, Drawn]:
+    """Both kernels of networks of a width."""
+    wide = build(n, jr.key(0))
+
+    @jax.jit
+    def one(key: Any) -> Any:
+        model = nt.parameterize(wide, x[0], key, scheme, *STD)
+        y = jax.vmap(model)(x).reshape(len(x), -1)
+        return y @ y.T / y.shape[1], nt.ntk(_First(model), x)
+
+    keys = jr.split(jr.key(seed, impl="unsafe_rbg"), draws)
+    nngp, ntk = (np.stack(several) for several in zip(*map(one, keys), strict=True))
+    return _summary(nngp), _summary(ntk)
+
+
+class _First(eqx.Module):
+    """A model's first outputs, which are as good as any others."""
+
+    model: Any
+
+    def __call__(self, x: Any) -> Any:
+        return self.model(x)[:FEW]
+
+
+def _summary(several: np.ndarray) -> Drawn:
+    return Drawn(several.mean(axis=0), several.std(axis=0) / len(several) ** 0.5)
+
+
+def compared(limit: Any, found: Drawn, n: int) -> Comparison:
+    """How far a limit is from what was drawn."""
+    size = np.linalg.norm(limit)
+    distance = np.linalg.norm(found.mean - limit) / size
+    return Comparison(n, float(distance), float(np.linalg.norm(found.error) / size))
+
+
+def verdicts(
+    kernels: Callable[[int], tuple[Any, Any]],
+    build: Callable[[int, Any], Any],
+    scheme: str,
+    x: Any,
+    plan: tuple[tuple[int, int], ...] = ((256, 400), (1024, 400), (1024, 1600)),
+) -> list[Comparison]:
+    """Of NNGP and tangent kernel, on wider networks and more draws until it is clear.
+
+    Args:
+        kernels: of a width, the NNGP and the tangent kernel in the limit.
+        build: a model of a width, from a key.
+        scheme: the parameterization.
+        x: the examples.
+        plan: widths and numbers of draws.
+    """
+    found: list[Comparison] = []
+    for seed, (n, draws) in enumerate(plan):
+        both = zip(kernels(n), draw(build, scheme, x, n, draws, seed), strict=True)
+        found = [compared(np.asarray(k), drawn, n) for k, drawn in both]
+        if all(c.agrees for c in found):
+            break
+    return found
