@@ -174,7 +174,7 @@ def _inverse(data: Data) -> Data:
     """One over a mean, or over a sum of positive terms."""
     average = data.average
     assert average is not None
-    if not average.positive:
+    if not (average.positive or average.divided):
         average.checked()
     return deterministic.made(
         data.shape, data.copies, data.dtype, lambda m, side: 1 / m.value(data, side),

@@ -143,7 +143,7 @@ def _product(
 ) -> Average | None:
     one, two = averages
     if name == "div" and two is not None:
-        if not two.positive:
+        if not (two.positive or two.divided):
             two.checked()
         two = two._replace(size=1 / two.size, divided=two.divided or two.size >= 1)
     if one is None or two is None:

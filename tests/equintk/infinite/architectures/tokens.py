@@ -9,9 +9,9 @@ from . import WIDTH, erf, linear, net, readout
 
 
 def heads(p, seen, values, weights):
-    """Heads of size 2, from their keys, queries and values, and a mean over tokens."""
+    """Heads of size 4, from their keys, queries and values, and a mean over tokens."""
     k, q, v = (
-        jax.vmap(layer)(x).reshape(-1, WIDTH // 2, 2)
+        jax.vmap(layer)(x).reshape(-1, WIDTH // 4, 4)
         for layer, x in zip(p, (seen, seen, values), strict=False)
     )
     mixed = jnp.einsum("hts,shd->thd", weights(q, k), v).reshape(-1, WIDTH)
@@ -23,12 +23,12 @@ def attention(weights):
 
 
 def identity(q, k):
-    return jnp.einsum("thd,shd->hts", q, k) / jnp.sqrt(2.0)
+    return jnp.einsum("thd,shd->hts", q, k) / jnp.sqrt(4.0)
 
 
 def tied(function):
     """A function of the products of keys with themselves."""
-    return lambda q, k: function(jnp.einsum("thd,shd->hts", k, k) / 2)
+    return lambda q, k: function(jnp.einsum("thd,shd->hts", k, k) / 4)
 
 
 softmax = tied(jax.nn.softmax)
@@ -121,8 +121,8 @@ def masked_flatten(p, x):
 def masked_attention(p, x):
     known = x[:, 0] != MASK
     h = jnp.where(known[:, None], x, 0.0)
-    k, v = (jax.vmap(layer)(h).reshape(-1, WIDTH // 2, 2) for layer in p[:2])
-    scores = jnp.where(known, jnp.einsum("thd,shd->hts", k, k) / 2, -jnp.inf)
+    k, v = (jax.vmap(layer)(h).reshape(-1, WIDTH // 4, 4) for layer in p[:2])
+    scores = jnp.where(known, jnp.einsum("thd,shd->hts", k, k) / 4, -jnp.inf)
     mixed = jnp.einsum("hts,shd->thd", jax.nn.softmax(scores), v).reshape(-1, WIDTH)
     h = jnp.where(known[:, None], jax.vmap(p[2])(mixed), 0.0)
     return p[3](jnp.sum(h, axis=0) / jnp.sum(known.astype(x.dtype)))

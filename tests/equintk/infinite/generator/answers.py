@@ -7,7 +7,7 @@ import numpy as np
 
 import equintk as nt
 
-from .grammar import Sentence, sentence
+from .grammar import Sentence
 from .wide import STD, Comparison, verdicts
 
 REASONS = (
@@ -23,6 +23,9 @@ REASONS = (
     "not finite",
 )
 """Of refusals: what else is raised is no answer."""
+Plan = tuple[tuple[int, int], ...]
+FULL: Plan = ((256, 400), (1024, 400), (1024, 1600))
+QUICK: Plan = ((256, 120), (1024, 120))
 
 
 class Answer(NamedTuple):
@@ -67,8 +70,8 @@ def refusal(whole: Sentence, n: int = 256) -> str | None:
     return None
 
 
-def of(whole: Sentence, plan: Any = None) -> Answer:
-    """What becomes of a model."""
+def of(whole: Sentence, plan: Plan = FULL, noise: float = 0.0075) -> Answer:
+    """What becomes of a model, by networks of these widths and as many draws."""
     try:
         reason = refusal(whole)
     except Exception as error:  # whatever a user would have to make sense of
@@ -77,24 +80,18 @@ def of(whole: Sentence, plan: Any = None) -> Answer:
         return Answer("refused", reason[:160].replace("\n", " "))
     x = examples(whole)
     both = lambda n: tuple(limit(whole, n, x))[:2]
-    options = {} if plan is None else {"plan": plan}
     try:
-        found = verdicts(both, whole.build, whole.scheme, x, **options)
+        found = verdicts(both, whole.build, whole.scheme, x, plan, noise)
     except Exception as error:
         return Answer("broken", f"networks: {type(error).__name__}: {error}"[:300])
-    return Answer(_kind(found), " ".join(_text(c) for c in found))
+    return Answer(_kind(found, noise), " ".join(_text(c) for c in found))
 
 
-def _kind(found: list[Comparison]) -> str:
-    if all(c.agrees for c in found):
+def _kind(found: list[Comparison], noise: float) -> str:
+    if all(c.agrees(noise) for c in found):
         return "agrees"
     return "differs" if any(c.differs for c in found) else "unclear"
 
 
 def _text(found: Comparison) -> str:
     return f"{found.distance:.3f}±{found.noise:.4f}@{found.width}"
-
-
-def answer(seed: int) -> Answer:
-    """What becomes of the model of a seed."""
-    return of(sentence(seed))

@@ -35,10 +35,12 @@ class Comparison(NamedTuple):
     distance: float
     noise: float
 
-    @property
-    def agrees(self) -> bool:
-        """Whether an error of 5 % would have been seen, and there is none."""
-        return self.noise < 0.0075 and self.distance < 4 * self.noise + BIAS
+    def agrees(self, noise: float) -> bool:
+        """Whether an error would have been seen through this noise, and there is none.
+
+        Noise of 0.0075 shows an error of 5 %.
+        """
+        return self.noise < noise and self.distance < 4 * self.noise + BIAS
 
     @property
     def differs(self) -> bool:
@@ -88,7 +90,8 @@ def verdicts(
     build: Callable[[int, Any], Any],
     scheme: str,
     x: Any,
-    plan: tuple[tuple[int, int], ...] = ((256, 400), (1024, 400), (1024, 1600)),
+    plan: tuple[tuple[int, int], ...],
+    noise: float,
 ) -> list[Comparison]:
     """Of NNGP and tangent kernel, on wider networks and more draws until it is clear.
 
@@ -98,11 +101,12 @@ def verdicts(
         scheme: the parameterization.
         x: the examples.
         plan: widths and numbers of draws.
+        noise: relative, up to which it is clear.
     """
     found: list[Comparison] = []
     for seed, (n, draws) in enumerate(plan):
         both = zip(kernels(n), draw(build, scheme, x, n, draws, seed), strict=True)
         found = [compared(np.asarray(k), drawn, n) for k, drawn in both]
-        if all(c.agrees for c in found):
+        if all(c.agrees(noise) for c in found):
             break
     return found
