@@ -29,6 +29,7 @@ from .nodes import (
     Atoms,
     Data,
     Field,
+    Sum,
     Term,
     checked_gaussian,
     components,
@@ -115,8 +116,8 @@ def times_number(term: Term, factor: float) -> Term:
     if factor == 1:
         return term
     if term.factors:
-        if term.coef is not None and term.coef.average is not None:
-            term.coef.average.times(factor * _size(term)).checked()
+        for average in _averages(term):
+            average.times(factor * _size(term)).checked()
         (function, params, atom), *rest = term.factors
         return Term(term.coef, ((scaled(function, factor), params, atom), *rest))
     coef = term.coef
@@ -127,6 +128,14 @@ def times_number(term: Term, factor: float) -> Term:
         coef.shape, coef.copies, coef.dtype, compute, [coef], average
     )
     return Term(made, ())
+
+
+def _averages(term: Term) -> list[Average]:
+    """Those that a term is multiplied by, or the parts of its sums are."""
+    coefs = [term.coef]
+    for *_, atom in term.factors:
+        coefs += [c for c, _ in atom.parts] if isinstance(atom, Sum) else []
+    return [c.average for c in coefs if c is not None and c.average is not None]
 
 
 def _size(term: Term) -> float:
@@ -222,7 +231,9 @@ def normalised(atoms: Atoms, terms: Sequence[Term], like: Field) -> tuple[Term, 
                 term.coef
                 if numbers is None
                 else _coefs(
-                    numbers, term.coef, lambda a, b: a + b,
+                    numbers,
+                    term.coef,
+                    lambda a, b: a + b,
                     merged([numbers.average, term.coef.average]),
                 )
             )
@@ -427,7 +438,11 @@ def _masked(
     for i in (1, 2):
         compute = lambda m, side, i=i: (m.value(coef, side) == (i == 2)).astype(float)
         weight = deterministic.made(
-            coef.shape, coef.copies, np.dtype(float), compute, [coef],
+            coef.shape,
+            coef.copies,
+            np.dtype(float),
+            compute,
+            [coef],
             merged([coef.average], 1.0),
         )
         if i in numbers:

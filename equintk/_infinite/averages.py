@@ -1,7 +1,7 @@
 """Sums and means over axes that go to infinity: how much their fluctuations count.
 
-A mean over `n` independent entries fluctuates by `1 / sqrt(n)`, which vanishes as long as
-nothing multiplies it by the root of `n`. Sums, and means times the size of the axis,
+A mean over `n` independent entries fluctuates by `1 / sqrt(n)`, which vanishes as long
+as nothing multiplies it by the root of `n`. Sums, and means times the size of the axis,
 have no limit before they are divided again; of a sum of positive terms the root, say,
 fluctuates by a number that does not vanish.
 """

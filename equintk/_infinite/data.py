@@ -12,7 +12,6 @@ from jax.extend.core import JaxprEqn
 from .._trace.flatten import aval, evaluate
 from . import noise
 from .averages import Average, after, merged
-from .errors import NoLimitError
 from .layout import groups
 from .nodes import Data
 

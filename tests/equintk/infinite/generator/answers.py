@@ -7,7 +7,7 @@ import numpy as np
 
 import equintk as nt
 
-from .grammar import Sentence
+from .grammar import Sentence, shorter
 from .wide import STD, Comparison, verdicts
 
 REASONS = (
@@ -25,7 +25,7 @@ REASONS = (
 """Of refusals: what else is raised is no answer."""
 Plan = tuple[tuple[int, int], ...]
 FULL: Plan = ((256, 400), (1024, 400), (1024, 1600))
-QUICK: Plan = ((256, 120), (1024, 120))
+QUICK: Plan = ((128, 100), (512, 100))
 
 
 class Answer(NamedTuple):
@@ -95,3 +95,11 @@ def _kind(found: list[Comparison], noise: float) -> str:
 
 def _text(found: Comparison) -> str:
     return f"{found.distance:.3f}±{found.noise:.4f}@{found.width}"
+
+
+def shortest(whole: Sentence, kind: str, plan: Plan, noise: float) -> Sentence:
+    """The shortest model found on the way to which all were answered like this one."""
+    for less in shorter(whole):
+        if len(str(less)) < len(str(whole)) and of(less, plan, noise).kind == kind:
+            return shortest(less, kind, plan, noise)
+    return whole

@@ -1,6 +1,5 @@
 """Sentences: random models, written down so that they can be shortened."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +50,9 @@ VECTOR: dict[str, Operation] = {
     "weight squared": Operation(
         "h", "h", lambda p, h: p.weight @ (p.weight @ h), "hidden", 0.7
     ),
-    "tanh of weight": Operation("h", "h", lambda p, h: tanh(p.weight) @ h, "hidden", 0.3),
+    "tanh of weight": Operation(
+        "h", "h", lambda p, h: tanh(p.weight) @ h, "hidden", 0.3
+    ),
     "repeated": Operation("h", "h", words.repeated, "hidden", 1.0),
     "looped": Operation("h", "h", words.looped, "hidden", 0.7),
     "carried": Operation("h", "h", words.carried, "hidden, no bias", 0.7),
@@ -150,7 +151,9 @@ SEQUENCE: dict[str, Operation] = {
     "transposed tokens": Operation(
         "t", "t", lambda t: t.T.reshape(t.shape), weight=0.4
     ),
-    "softmax over tokens": Operation("t", "t", lambda t: jax.nn.softmax(t, 0), weight=0.3),
+    "softmax over tokens": Operation(
+        "t", "t", lambda t: jax.nn.softmax(t, 0), weight=0.3
+    ),
     "padded": Operation("t", "t", lambda t: jnp.pad(t, ((1, 0), (0, 0)))[:-1]),
     "pooled": Operation(
         "t", "t",
@@ -203,7 +206,8 @@ def _filled() -> None:
         if name != "of a derivative":
             SEQUENCE[name] = Operation("t", "t", function, weight=0.4 * weight)
     for table, takes, gives in (
-        (words.UNITS, "h", "h"), (words.NUMBERS, "h", "s"), (words.OF_NUMBERS, "s", "s"),
+        (words.UNITS, "h", "h"), (words.NUMBERS, "h", "s"),
+        (words.OF_NUMBERS, "s", "s"),
         (words.WITH_NUMBERS, "hs", "h"), (words.PAIRS, "hh", "h"),
         (words.WITH_EXAMPLES, "hx", "h"),
     ):  # fmt: skip
@@ -261,7 +265,9 @@ class Sentence(NamedTuple):
     def build(self, n: int, key: Any) -> Net:
         """The model of this width."""
         keys = jr.split(key, len(self.layers) + 1)
-        layers = [LAYERS[name](n, k) for name, k in zip(self.layers, keys, strict=False)]
+        layers = [
+            LAYERS[name](n, k) for name, k in zip(self.layers, keys, strict=False)
+        ]
         layers.append(LAYERS["read"](n, keys[-1]))
         return Net(layers, _Call(self))
 
@@ -274,7 +280,9 @@ class _Call(NamedTuple):
         for statement in self.sentence.statements:
             operation = self.sentence.words[statement.name]
             given = [] if statement.layer is None else [layers[statement.layer]]
-            values.append(operation.call(*given, *(values[i] for i in statement.operands)))
+            values.append(
+                operation.call(*given, *(values[i] for i in statement.operands))
+            )
         return ENDS[self.sentence.end][0](layers[-1](values[-1]))
 
 
@@ -310,9 +318,7 @@ def sentence(seed: int) -> Sentence:
     return needed(found)
 
 
-def _chosen(
-    rng: Any, table: dict[str, Operation], kinds: list[str], last: bool
-) -> str:
+def _chosen(rng: Any, table: dict[str, Operation], kinds: list[str], last: bool) -> str:
     names = [
         name
         for name, o in table.items()
@@ -370,6 +376,3 @@ def shorter(whole: Sentence) -> list[Sentence]:
                 found.append(needed(whole._replace(statements=statements)))
                 break
     return found
-
-
-Build = Callable[[int, Any], Net]

@@ -1,0 +1,138 @@
+"""Means over axes that go to infinity, where their fluctuations would count."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+from equinox import nn
+
+import equintk as nt
+from tests.equintk.infinite.adversaries import HID, IN, READ, after, net, relu, tanh
+
+OPTIONS = {"parameterization": "ntk", "W_std": 1.2, "b_std": 0.3}
+N = 64
+
+
+def length(h):
+    return jnp.linalg.norm(h)
+
+
+def answered(build):
+    model = build(N, jr.key(0))
+    return nt.infinite_kernels(model, jr.normal(jr.key(1), (2, 5)), **OPTIONS)
+
+
+MULTIPLIED = {
+    "the root of the size": lambda p, h: relu(h + jnp.mean(h) * jnp.sqrt(h.size)),
+    "the size": lambda p, h: relu(h) + jnp.mean(h) * h.size,
+    "the size, then a function": lambda p, h: relu(h) * jnp.cos(jnp.mean(h) * h.size),
+    "a product and a root": lambda p, h: h + relu(h) * jnp.mean(h) * jnp.sqrt(h.size),
+    "a root first": lambda p, h: h + (relu(h) * jnp.sqrt(h.size)) * jnp.mean(h),
+    "a sum of its copies": lambda p, h: h + jnp.sum(jnp.mean(h) * jnp.ones(h.size)),
+    "a logarithm": lambda p, h: h * jnp.log(jnp.sum(h**2)) * jnp.sqrt(h.size),
+}
+OPEN = {
+    "difference of norms": lambda p, h: h * tanh(length(relu(h)) - length(relu(-h))),
+    "cosine of a norm": lambda p, h: relu(h) * jnp.cos(length(h)),
+    "sum of squares over the root": (
+        lambda p, h: h + jnp.sum(h**2) / jnp.sqrt(h.size) - jnp.sqrt(h.size)
+    ),
+    "times an input": lambda p, h: relu(h) * jnp.sin(jnp.sum(h**2) * jnp.mean(h**2)),
+}
+FEW = {
+    "pairs": lambda p, h: jnp.repeat(relu(h).reshape(-1, 2).mean(1), 2),
+    "the first two": lambda p, h: relu(h) * jnp.mean(relu(h[:2])),
+    "the last four": lambda p, h: relu(h) * jnp.mean(relu(h[-4:])),
+    "every sixteenth": lambda p, h: relu(h) * jnp.mean(relu(h[::16])),
+    "products of a few": lambda p, h: h * jnp.sum(h[:2] * h[2:4]),
+}
+ENDS = {
+    "centred": lambda y: y - jnp.mean(y),
+    "normed": lambda y: y / jnp.sqrt(jnp.mean(y**2)),
+    "layer norm": nn.LayerNorm(16),
+    "times itself": lambda y: y * jnp.mean(jnp.abs(y)),
+}
+FINE = {
+    "normed": lambda p, h: jnp.sqrt(h.size) * h / length(h),
+    "times three": lambda p, h: relu(h) * 3 * jnp.mean(h**2),
+    "by groups": lambda p, h: h / jnp.sqrt(
+        jnp.mean(h.reshape(4, -1) ** 2, 1).repeat(h.size // 4)),
+    "half": lambda p, h: relu(h) * jnp.mean(h[: h.size // 2] ** 2),
+    "a cosine of similarity": lambda p, h: h * (
+        jnp.sum(h * relu(h)) / length(h) / length(relu(h))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MULTIPLIED)
+def test_a_mean_times_what_grows_like_the_root_of_its_size_is_refused(name):
+    with pytest.raises(nt.NoLimitError, match="which is multiplied by"):
+        answered(after(MULTIPLIED[name]))
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_functions_of_sums_that_are_not_divided_are_refused(name):
+    with pytest.raises(nt.NoLimitError, match="is not divided by its size"):
+        answered(after(OPEN[name]))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_sum_over_a_few_of_the_entries_is_refused(name):
+    with pytest.raises(nt.NoLimitError, match="of the 64 entries"):
+        answered(after(FEW[name]))
+
+
+def test_a_weight_of_a_few_of_the_entries_is_refused():
+    few = net(
+        lambda p, x: p[2](relu(p[1](relu(p[0](x))[:2]))),
+        IN, lambda n, key: nn.Linear(2, n, key=key), READ,
+    )  # fmt: skip
+    with pytest.raises(nt.NoLimitError, match="a sum over 2 of the 64 entries"):
+        answered(few)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_mean_over_the_outputs_themselves_is_refused(name):
+    with pytest.raises(nt.NoLimitError, match="entries of the output itself"):
+        answered(net(lambda p, x: ENDS[name](p[1](relu(p[0](x)))), IN, READ))
+
+
+@pytest.mark.slow
+def test_a_block_may_normalise_what_it_returns():
+    norm = lambda n, key: nn.LayerNorm(n)
+    block = lambda p, x: (lambda h: h + p[2](relu(p[1](h))))(p[0](x))
+    found = answered(net(block, IN, norm, HID))
+    assert jnp.all(jnp.isfinite(found.ntk))
+
+
+def test_a_choice_by_the_sign_of_a_mean_is_refused():
+    branch = after(lambda p, h: jnp.where(jnp.mean(h) > 0, relu(h), -h))
+    with pytest.raises(nt.NoLimitError, match="a jump at the mean"):
+        answered(branch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FINE)
+def test_means_that_are_divided_are_answered(name):
+    assert jnp.all(jnp.isfinite(answered(after(FINE[name])).ntk))
+
+
+@pytest.mark.slow
+def test_the_kernels_of_groups_are_those_of_a_norm_over_all():
+    groups = answered(after(FINE["by groups"]))
+    whole = answered(after(FINE["normed"]))
+    assert jnp.allclose(groups.ntk, whole.ntk, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_mean_over_outputs_is_taken_where_they_are_finite():
+    build = net(lambda p, x: (lambda y: y - jnp.mean(y))(p[1](relu(p[0](x)))), IN, READ)
+    x = jr.normal(jr.key(1), (2, 5))
+    model = build(N, jr.key(0))
+    ours = nt.infinite_kernels(
+        model, x, finite=(".layers[1].weight", ".layers[1].bias"), **OPTIONS
+    )
+    plain = nt.infinite_kernels(
+        net(lambda p, x: p[1](relu(p[0](x))), IN, READ)(N, jr.key(0)), x, **OPTIONS
+    )
+    # Of each of 16 outputs a sixteenth is taken away, of all others too.
+    one = jnp.einsum("ijaa->ija", ours.ntk)
+    assert jnp.allclose(one, plain.ntk[..., None] * 15 / 16, rtol=1e-12)

@@ -1,0 +1,50 @@
+"""Random models: each is refused, or agrees with wide networks.
+
+`python -m pytest -m slow tests/equintk/infinite/test_generator.py` goes through all
+seeds; `python -m tests.equintk.infinite.generator 0 300` looks for more.
+"""
+
+import pytest
+
+from tests.equintk.infinite.generator import answers
+from tests.equintk.infinite.generator.grammar import ENDS, sentence
+
+SEEDS = range(120)
+REFUSED = (3, 5, 6, 7, 10, 11, 12, 14, 15, 16, 18, 21, 22)
+
+
+def test_a_seed_always_gives_the_same_model():
+    assert all(sentence(seed) == sentence(seed) for seed in SEEDS)
+    assert len({sentence(seed) for seed in SEEDS}) > 100
+
+
+def test_models_are_of_many_words():
+    several = [sentence(seed) for seed in range(1000)]
+    said = {(s.is_sequence, t.name) for s in several for t in s.statements}
+    known = {(s.is_sequence, name) for s in several for name in s.words}
+    assert len(said) > 0.9 * len(known)
+    assert {s.end for s in several} == set(ENDS)
+
+
+@pytest.mark.parametrize("seed", REFUSED)
+def test_what_is_refused_is_so_for_a_reason(seed):
+    assert answers.refusal(sentence(seed), 64) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_answered_agrees_with_wide_networks(seed):
+    found = answers.of(sentence(seed))
+    assert found.kind in ("refused", "agrees"), (str(sentence(seed)), found)
+
+
+@pytest.mark.slow
+def test_a_limit_that_is_off_by_a_tenth_is_seen(monkeypatch):
+    whole = next(
+        s for s in map(sentence, range(500)) if s.layers == ("in",) and not s.end
+    )
+    right = answers.limit
+    assert answers.of(whole).kind == "agrees"
+    off = lambda *args: tuple(1.1 * k for k in right(*args)[:2])
+    monkeypatch.setattr(answers, "limit", off)
+    assert answers.of(whole).kind == "differs"
