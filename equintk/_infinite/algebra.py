@@ -187,7 +187,7 @@ def _inverse(data: Data) -> Data:
         average.checked()
     return deterministic.made(
         data.shape, data.copies, data.dtype, lambda m, side: 1 / m.value(data, side),
-        [data], Average(average.count, 1 / average.size),
+        [data], Average(average.entries, 1 / average.size),
     )  # fmt: skip
 
 

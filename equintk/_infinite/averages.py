@@ -1,4 +1,4 @@
-"""Sums and means over axes that go to infinity: how much their fluctuations count.
+"""Sums and means over axes that go to infinity: how much their fluctuations entries.
 
 A mean over `n` independent entries fluctuates by `1 / sqrt(n)`, which vanishes as long
 as nothing multiplies it by the root of `n`. Sums, and means times the size of the axis,
@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 
 from .errors import NoLimitError
 
-_SCALE = 1.5  # sums over wide axes count as means up to this multiple of the mean
+_SCALE = 1.5  # sums over wide axes entries as means up to this multiple of the mean
 _CARRY = frozenset("convert_element_type copy neg stop_gradient".split())
 _JUMPS = frozenset("eq ne lt le gt ge sign floor ceil round is_finite rem".split())
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "square": 2.0, "cbrt": 1 / 3}
@@ -23,23 +23,23 @@ class Average(NamedTuple):
     """What is known of an array that is made of sums over wide axes.
 
     Attributes:
-        count: how many entries were added, the fewest of all such sums.
+        entries: how many entries were added, the fewest of all such sums.
         size: how large the array is, as a multiple of a mean.
         positive: whether it is a power of a sum of positive terms.
         divided: whether a sum was divided by its size.
     """
 
-    count: float
+    entries: float
     size: float
     positive: bool = False
     divided: bool = True
 
     @property
     def is_open(self) -> bool:
-        """Whether its fluctuations count."""
+        """Whether its fluctuations entries."""
         if self.size <= _SCALE:
             return False
-        return not self.divided or self.size >= 0.99 * self.count**0.5
+        return not self.divided or self.size >= 0.99 * self.entries**0.5
 
     def times(self, factor: float) -> "Average":
         """The same of the array times a number."""
@@ -57,12 +57,12 @@ class Average(NamedTuple):
         if not self.divided:
             raise NoLimitError(
                 "a sum over an axis that goes to infinity, which is not divided by its "
-                "size before it is used: its fluctuations would count"
+                "size before it is used: its fluctuations would entries"
             )
         raise NoLimitError(
-            f"a mean over {self.count:g} entries of an axis that goes to infinity, "
+            f"a mean over {self.entries:g} entries of an axis that goes to infinity, "
             f"which is multiplied by {self.size:g}: if that grows with the axis, the "
-            "fluctuations of the mean count; if it does not, pass a wider model"
+            "fluctuations of the mean entries; if it does not, pass a wider model"
         )
 
 
@@ -72,7 +72,7 @@ def merged(averages: Sequence[Average | None], size: float | None = None) -> Any
     if not known:
         return None
     largest = max(a.size for a in known) if size is None else size
-    return Average(min(a.count for a in known), largest)
+    return Average(min(a.entries for a in known), largest)
 
 
 def multiplied(one: Average | None, two: Average | None) -> Average | None:
@@ -103,7 +103,7 @@ def after(
         is_zero: whether an operand is a mean that is zero by symmetry.
 
     Raises:
-        NoLimitError: if fluctuations count.
+        NoLimitError: if fluctuations entries.
     """
     known = [a for a in averages if a is not None]
     if not known:
@@ -127,7 +127,7 @@ def after(
         (average,) = known
         size = 1.0 if power is None else average.size**power
         divided = average.divided or size <= _SCALE
-        return Average(average.count, size, power is not None, divided)
+        return Average(average.entries, size, power is not None, divided)
     if name in _JUMPS and any(
         a is not None and is_zero(i) for i, a in enumerate(averages)
     ):

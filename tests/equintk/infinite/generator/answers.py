@@ -24,7 +24,7 @@ REASONS = (
 )
 """Of refusals: what else is raised is no answer."""
 Plan = tuple[tuple[int, int], ...]
-FULL: Plan = ((256, 400), (1024, 400), (1024, 1600))
+FULL: Plan = ((256, 400), (1024, 400), (1024, 1000))
 QUICK: Plan = ((128, 100), (512, 100))
 
 

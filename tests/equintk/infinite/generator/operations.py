@@ -143,7 +143,8 @@ def stacked(layer, h):
 
 
 def over_time(layer, t):
-    return lax.scan(lambda h, a: (relu(layer(h) + a),) * 2, 0 * t[0], t)[0]
+    step = lambda h, a: (relu(layer(h) + a), None)
+    return lax.scan(step, 0 * t[0], t)[0]
 
 
 def outputs_over_time(layer, t):

@@ -11,7 +11,7 @@ import numpy as np
 import equintk as nt
 
 STD = (1.2, 0.3)
-FEW = 8  # outputs of which the tangent kernel is taken
+FEW = 32  # outputs of which the tangent kernel is taken
 BIAS = 0.02  # that wide networks may differ by from their limit, relative
 
 
