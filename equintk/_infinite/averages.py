@@ -1,4 +1,4 @@
-"""Sums and means over axes that go to infinity: how much their fluctuations entries.
+"""Sums and means over axes that go to infinity: how much their fluctuations count.
 
 A mean over `n` independent entries fluctuates by `1 / sqrt(n)`, which vanishes as long
 as nothing multiplies it by the root of `n`. Sums, and means times the size of the axis,
@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 
 from .errors import NoLimitError
 
-_SCALE = 1.5  # sums over wide axes entries as means up to this multiple of the mean
+_SCALE = 1.5  # sums over wide axes count as means up to this multiple of the mean
 _CARRY = frozenset("convert_element_type copy neg stop_gradient".split())
 _JUMPS = frozenset("eq ne lt le gt ge sign floor ceil round is_finite rem".split())
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "square": 2.0, "cbrt": 1 / 3}
@@ -36,7 +36,7 @@ class Average(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether its fluctuations entries."""
+        """Whether its fluctuations count."""
         if self.size <= _SCALE:
             return False
         return not self.divided or self.size >= 0.99 * self.entries**0.5
@@ -57,12 +57,12 @@ class Average(NamedTuple):
         if not self.divided:
             raise NoLimitError(
                 "a sum over an axis that goes to infinity, which is not divided by its "
-                "size before it is used: its fluctuations would entries"
+                "size before it is used: its fluctuations would count"
             )
         raise NoLimitError(
             f"a mean over {self.entries:g} entries of an axis that goes to infinity, "
             f"which is multiplied by {self.size:g}: if that grows with the axis, the "
-            "fluctuations of the mean entries; if it does not, pass a wider model"
+            "fluctuations of the mean count; if it does not, pass a wider model"
         )
 
 
@@ -103,7 +103,7 @@ def after(
         is_zero: whether an operand is a mean that is zero by symmetry.
 
     Raises:
-        NoLimitError: if fluctuations entries.
+        NoLimitError: if fluctuations count.
     """
     known = [a for a in averages if a is not None]
     if not known:
