@@ -196,7 +196,8 @@ def _once_jvp(primals, tangents):
     raise NotImplementedError(
         "Predictions have first derivatives with respect to the kernel, the ridge and "
         "c, but not second ones: a function of a matrix has no simple one where "
-        "eigenvalues repeat."
+        "eigenvalues repeat. Take differences of the first, in float64: "
+        "(gradient(x + h * v) - gradient(x - h * v)) / (2 * h)."
     )
 
 
