@@ -42,8 +42,8 @@ def pair_bytes(features: Features) -> int:
     for feature in features:
         held = 0
         if isinstance(feature, Gram):
-            for d in feature.derivatives:
-                b, e, f, s, _ = d.shape[-5:]
+            b, s = feature.positions
+            for d, (e, f) in zip(feature.derivatives, feature.rows, strict=True):
                 itemsize = wide_dtype([d]).itemsize
                 held = max(held, b * s * s * (1 + e * f * f) * itemsize)
                 result = max(result, e * f * f * itemsize)
@@ -55,35 +55,49 @@ def pair_bytes(features: Features) -> int:
 
 
 def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
-    a1, a2 = one.activations, two.activations
-    if jnp.issubdtype(a1.dtype, jnp.integer):
-        alike = (
-            a1.transpose(1, 0, 2)[..., None, None]
-            == a2.transpose(1, 0, 2)[:, None, None, :, :]
-        )
-        positions = alike.astype(wide_dtype(one.derivatives))
-    else:
-        # A product may mix dtypes: data in float32 with weights in float64.
-        a1, a2 = (_as_fine_as(a, one.derivatives) for a in (a1, a2))
-        positions = _products(a1, a2, precision)
-    b, n, s, m, t = positions.shape
-    positions = positions.reshape(b, 1, n, 1, s, m, 1, t)
+    seen = _seen(one, two, precision)
+    b, n, s, m, t = seen.shape
+    seen = seen.reshape(b, 1, n, 1, s, m, 1, t)
     kernels = []
     weights = one.weights or [None] * len(one.derivatives)
-    for d1, d2, w in zip(one.derivatives, two.derivatives, weights, strict=True):
+    for d1, d2, w, (e, f) in zip(
+        one.derivatives, two.derivatives, weights, one.rows, strict=True
+    ):
+        # The same for all examples: as of a single one.
+        k1, k2 = (1 if d.ndim == 1 else d.shape[0] for d in (d1, d2))
         if w is not None:
-            d1 = _times(d1, w[:, None, None, None, :])
-        if d1.ndim == 5:  # the same for all examples
-            d1, d2 = d1[None], d2[None]
-        _, _, e, f, _, _ = d1.shape
+            d1 = _times(d1.reshape(k1, b, e * f * s, -1), w[:, None, :])
         rows1, rows2 = (
-            d.reshape(-1, b * e, f * d.shape[4], d.shape[5]) for d in (d1, d2)
+            d.reshape(k, b * e, f * s, -1) for d, k in ((d1, k1), (d2, k2))
         )
         outputs = _products(rows1, rows2, precision)
-        outputs = outputs.reshape(b, e, d1.shape[0], f, s, d2.shape[0], f, t)
-        kernel = _real(positions * outputs).sum((0, 4, 7))
+        outputs = outputs.reshape(b, e, k1, f, s, k2, f, t)
+        kernel = _real(seen * outputs).sum((0, 4, 7))
         kernels.append(kernel.transpose(1, 3, 0, 2, 4))
     return kernels
+
+
+def _seen(one: Gram, two: Gram, precision: str) -> Array:
+    """Products of what the weights see, `(b, n, s, m, t)`, of what biases see added."""
+    a1, a2 = (
+        f.activations.reshape(f.activations.shape[0], *f.positions, -1)
+        for f in (one, two)
+    )
+    if jnp.issubdtype(a1.dtype, jnp.integer):
+        rows1, rows2 = (a[..., 0].transpose(1, 0, 2) for a in (a1, a2))
+        alike = rows1[..., None, None] == rows2[:, None, None, :, :]
+        return alike.astype(wide_dtype(one.derivatives))
+    # A product may mix dtypes: data in float32 with weights in float64.
+    a1, a2 = (_as_fine_as(a, one.derivatives) for a in (a1, a2))
+    products = _products(a1, a2, precision)
+    if one.offsets is None:
+        return products
+    o1, o2 = (
+        _as_fine_as(o, one.derivatives).reshape(-1, *one.positions).swapaxes(0, 1)
+        for o in (one.offsets, two.offsets)
+    )
+    added = o1[..., None, None] * o2.conj()[:, None, None, :, :]
+    return products + added.astype(products.dtype)
 
 
 def _as_fine_as(array: Array, others: Sequence[Array]) -> Array:

@@ -39,28 +39,37 @@ from .structure import Structure, Tapped, structure_of
 
 @functools.partial(
     jtu.register_dataclass,
-    data_fields=["activations", "derivatives", "weights"],
-    meta_fields=["leaves"],
+    data_fields=["activations", "offsets", "derivatives", "weights"],
+    meta_fields=["positions", "rows", "leaves"],
 )
 @dataclasses.dataclass(frozen=True)
 class Gram:
     """Activations and output derivatives of a weight, or of several side by side.
 
     Weights that see the same activations have one Gram matrix of these, and a bias is a
-    weight that sees a one.
+    weight that sees a one. Arrays are flat but for their examples, for then they are
+    the arrays that the model itself computes with: a program on a processor would write
+    others beside them, and what makes them would be computed twice.
 
     Attributes:
-        activations: `(n, b, s, i)`, or the numbers of rows looked up, `(n, b, s)`.
-        derivatives: for each output array `(n, b, e, f, s, t * o)`, without `n` where
-            they are the same for all examples.
+        activations: `(n, b * s * i)`, or the numbers of rows looked up, `(n, b * s)`.
+        offsets: what a bias sees, `(n, b * s)`; `None` without one. Without `n` where
+            it is the same for all examples.
+        derivatives: for each output array `(n, b * e * f * s * t * o)`, without `n`
+            where they are the same for all examples.
         weights: of the entries of `(b, t * o)` in the kernel, the same for all
             examples; `None` where all are one.
+        positions: the sizes of `b` and `s`.
+        rows: for each output array the sizes of `e` and `f`.
         leaves: the numbers of the parameters.
     """
 
     activations: Any  # arrays, or whatever a tree map puts in their places
+    offsets: Any
     derivatives: Any
     weights: Any
+    positions: tuple[int, int]
+    rows: tuple[tuple[int, int], ...]
     leaves: tuple[int, ...]
 
 
@@ -74,8 +83,7 @@ class Dense:
     """Gradients.
 
     Attributes:
-        gradients: for each output array `(n, e * f * t * p)`: more axes of one entry
-            would make CPU programs copy them.
+        gradients: for each output array `(n, e * f * t * p)`.
         weights: of the entries of `t * p` in the kernel, the same for all examples;
             `None` where all are one.
         rows: for each output array the sizes of `e` and `f`.
@@ -167,7 +175,7 @@ def read_features(
         constants, xs = rest[: n_fixed - n_leaves], rest[n_fixed - n_leaves :]
         features = _features(structure, leaves, constants, xs, modes, n_pairs, by_leaf)
         arrays, kind = jtu.tree_flatten_with_path(features)
-        names = [getattr(path[-2], "name", "") for path, _ in arrays]
+        names = [path[1].name for path, _ in arrays]
         kinds.append((kind, names))
         return [array for _, array in arrays]
 
@@ -175,7 +183,7 @@ def read_features(
     ((kind, names),) = kinds
     # Derivatives by the last layer's result are often the same for all examples.
     alike = tuple(
-        not varies and name in ("derivatives", "weights")
+        not varies and name in ("offsets", "derivatives", "weights")
         for varies, name in zip(
             _depends_on_inputs(program, n_fixed), names, strict=True
         )
@@ -265,14 +273,19 @@ def _gram(group: Sequence[tuple[Tapped, AtSites]], modes: Sequence[Mode]) -> Gra
                 d = d.transpose(1, 0, 2, 3)[:, None]
                 factors.append(found.weights[o])
             parts.append(d)
-        derivatives.append(jnp.concatenate(parts, axis=-1))
+        derivatives.append(jnp.concatenate(parts, axis=-1).reshape(-1))
         wide = wide_dtype(factors)
         weights.append(jnp.concatenate([f.astype(wide) for f in factors], axis=-1))
     plain = all(found.weights is None for _, found in group)
     numbers = tuple(leaf for tapped, _ in group for leaf in tapped.leaves)
+    tapped, found = group[0]
+    activations, offsets = found.activations, None
+    if tapped.bias is not None and not tapped.sites[0].looks_up:
+        activations, offsets = activations[..., :-1], activations[..., -1].reshape(-1)
     return Gram(
-        group[0][1].activations, derivatives, None if plain else weights, numbers
-    )
+        activations.reshape(-1), offsets, derivatives, None if plain else weights,
+        tapped.sizes[:2], _rows(modes), numbers,
+    )  # fmt: skip
 
 
 def _ordinary(
