@@ -186,7 +186,7 @@ class _Tiles:
             # All tiles may be on disk or computed elsewhere, but shapes are needed.
             traced, (shared, each) = jax.make_jaxpr(
                 programs.features, return_shape=True
-            )(arrays, _resized(xs[0], blocks[0]))
+            )(arrays, _resized(xs[0], count(xs[0]), blocks[0]))
             _refuse_traced(["checkpoint", "mesh"][checkpoint is None :], traced.consts)
         self._example_bytes = _bytes(each) // blocks[0]
         self.sides = [
@@ -200,7 +200,7 @@ class _Tiles:
         self.pairs = [pair for _, pair in self._turns]
         self._features = _Features(programs, self._work, xs, self.sides, first)
         if traced is not None:
-            shapes = [_resized(each, self.sides[s].tile) for s in (0, -1)]
+            shapes = [_resized(each, blocks[0], self.sides[s].tile) for s in (0, -1)]
             product, (self._like, _) = jax.make_jaxpr(programs.tile, return_shape=True)(
                 shared, *shapes, self._is_same(0, 0)
             )
@@ -316,7 +316,7 @@ class _Features:
         ]
         if side.blocks_per_tile == 1 and side.block == side.tile:
             return each[0]
-        return joined(each, side.tile)
+        return joined(each, side.block, side.tile)
 
     def _block(self, s: int, first: int, last: int, device: Any) -> PyTree:
         if self._first is not None and (s, first) == (0, 0):
@@ -338,11 +338,13 @@ def _facts(xs: list[Any], batch_size: int, sides: list[Side]) -> dict[str, Any]:
     }
 
 
-def _resized(tree: PyTree, n: int) -> PyTree:
-    """The shapes and dtypes of as many examples."""
-    return jtu.tree_map(
-        lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), tree
-    )
+def _resized(tree: PyTree, n: int, size: int) -> PyTree:
+    """The shapes and dtypes for `size` examples, of what holds `n`."""
+
+    def resized(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size * a.shape[0] // n, *a.shape[1:]), a.dtype)
+
+    return jtu.tree_map(resized, tree)
 
 
 def _bytes(tree: PyTree) -> int:

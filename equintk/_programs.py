@@ -27,7 +27,8 @@ class Programs:
     Attributes:
         features: of arrays, such as a model's parameters, and of a block of examples:
             what does not depend on the examples, `shared`, and what does, `each`, a
-            PyTree of arrays whose first axis counts them.
+            PyTree of arrays whose first axis counts them, or rows of which each example
+            has as many.
         tile: of `shared`, of `each` of two tiles, and of whether they are the same one:
             their kernel, exactly its own flip if they are, and whether all of it is
             finite. With `None` for tiles of two sides, which are never the same.
@@ -86,10 +87,14 @@ class Programs:
         return kernel
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def joined(each: list[PyTree], size: int) -> PyTree:
-    """The first `size` examples of several blocks."""
-    return jtu.tree_map(lambda *parts: jnp.concatenate(parts)[:size], *each)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def joined(each: list[PyTree], block: int, size: int) -> PyTree:
+    """The first `size` examples of several blocks of `block`."""
+
+    def together(*parts: Array) -> Array:
+        return jnp.concatenate(parts)[: size * (parts[0].shape[0] // block)]
+
+    return jtu.tree_map(together, *each)
 
 
 def _updated(kernel: Array, part: Array, i: Any, j: Any) -> Array:

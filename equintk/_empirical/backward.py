@@ -26,6 +26,7 @@ class AtSites(NamedTuple):
 
     Attributes:
         activations: `(b, s, i)`, or the numbers of rows looked up, `(b, s)`.
+        offsets: what the bias sees, `(b, s)`; `None` without one.
         derivatives: of each output, `(k, b, s, o)`; where they are separable, what they
             have of the example, `(1, b, s, o)`.
         weights: where they are separable, for each output array the sum over outputs of
@@ -33,6 +34,7 @@ class AtSites(NamedTuple):
     """
 
     activations: Array
+    offsets: Array | None
     derivatives: Array
     weights: list[Array] | None
 
@@ -161,23 +163,38 @@ def _with_results(jaxpr: Jaxpr, results: list[Any]) -> Jaxpr:
     )
 
 
-def at_all_sites(tapped: Tapped, seen: Activations, taps: Taps) -> tuple[Array, Array]:
-    """Activations `(b, s, i)`, or rows `(b, s)`, and derivatives `(k, b, s, o)`."""
-    activations, derivatives = [], []
+def at_all_sites(
+    tapped: Tapped, seen: Activations, taps: Taps
+) -> tuple[Array, Array | None, Array]:
+    """What `AtSites` says: activations, offsets, and derivatives `(k, b, s, o)`."""
+    activations, offsets, derivatives = [], [], []
     for site in tapped.sites:
         _, sliced = scan_lengths(site.use.view)
-        found, scale = seen[site.use.path]
+        found = seen[site.use.path]
         tap = taps[site.use.path]
         n_lead = 1 + len(sliced)
         fold = site.fold
         for _ in range(n_lead):
             fold = jax.vmap(fold)
         derivative = _merged(fold(tap), sliced, 1)
-        if scale is not None:
-            derivative = derivative * _merged(scale, sliced, 0)[None, :, :, None]
+        if found.scale is not None:
+            derivative = derivative * _merged(found.scale, sliced, 0)[None, :, :, None]
         derivatives.append(derivative)
-        activations.append(_merged(found, sliced, 0))
-    return jnp.concatenate(activations, axis=1), jnp.concatenate(derivatives, axis=2)
+        activations.append(_merged(found.activations, sliced, 0))
+        if found.offsets is not None:
+            offsets.append(_merged(found.offsets, sliced, 0))
+    return (
+        jnp.concatenate(activations, axis=1),
+        jnp.concatenate(offsets, axis=1) if offsets else None,
+        jnp.concatenate(derivatives, axis=2),
+    )
+
+
+def with_offsets(activations: Array, offsets: Array | None) -> Array:
+    """What weights see and, in one more column, what the bias sees: `(b, s, i)`."""
+    if offsets is None:
+        return activations
+    return jnp.concatenate([activations, offsets[..., None]], axis=-1)
 
 
 def _merged(array: Array, sliced: Sequence[bool], n_lead: int) -> Array:

@@ -64,9 +64,9 @@ def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
         one.derivatives, two.derivatives, weights, one.rows, strict=True
     ):
         # The same for all examples: as of a single one.
-        k1, k2 = (1 if d.ndim == 1 else d.shape[0] for d in (d1, d2))
+        k1, k2 = (1, 1) if d1.ndim == 1 else (n, m)
         if w is not None:
-            d1 = _times(d1.reshape(k1, b, e * f * s, -1), w[:, None, :])
+            d1 = _times(d1.reshape(k1, b, e * f * s, -1), w.reshape(b, 1, -1))
         rows1, rows2 = (
             d.reshape(k, b * e, f * s, -1) for d, k in ((d1, k1), (d2, k2))
         )

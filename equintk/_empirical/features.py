@@ -14,6 +14,7 @@ derivatives); the product of Gram matrices is in Goodfellow, arXiv:1510.01799.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from jaxtyping import Array
 
 from .._parameters import common_dtype, wide_dtype
 from .._trace.flatten import Flat, aval, flatten, struct_of
-from .backward import AtSites, backward, split
+from .backward import AtSites, backward, split, with_offsets
 from .modes import Mode
 from .plan import is_gram
 from .structure import Structure, Tapped, structure_of
@@ -47,17 +48,17 @@ class Gram:
     """Activations and output derivatives of a weight, or of several side by side.
 
     Weights that see the same activations have one Gram matrix of these, and a bias is a
-    weight that sees a one. Arrays are flat but for their examples, for then they are
-    the arrays that the model itself computes with: a program on a processor would write
-    others beside them, and what makes them would be computed twice.
+    weight that sees a one. The arrays have the shapes that products in the model take:
+    a program on a processor would write others beside them, and compute twice what
+    makes them.
 
     Attributes:
         activations: `(n, b * s * i)`, or the numbers of rows looked up, `(n, b * s)`.
         offsets: what a bias sees, `(n, b * s)`; `None` without one. Without `n` where
             it is the same for all examples.
-        derivatives: for each output array `(n, b * e * f * s * t * o)`, without `n`
-            where they are the same for all examples.
-        weights: of the entries of `(b, t * o)` in the kernel, the same for all
+        derivatives: for each output array `(n * rows, -1)`, what of one example is
+            `(b, e, f, s, t * o)`; `(-1,)` where they are the same for all examples.
+        weights: of the entries in the kernel, `(b * t * o,)`, the same for all
             examples; `None` where all are one.
         positions: the sizes of `b` and `s`.
         rows: for each output array the sizes of `e` and `f`.
@@ -119,7 +120,8 @@ class FeatureProgram(NamedTuple):
     ) -> tuple[Features, Features]:
         """The features of a block of examples: what all have alike, and what varies.
 
-        Two halves of one PyTree, with `None` where the other half has an array.
+        Two halves of one PyTree, with `None` where the other half has an array. The
+        first axis of what varies counts examples, or rows of which each has as many.
 
         Args:
             arrays: of the model.
@@ -129,15 +131,17 @@ class FeatureProgram(NamedTuple):
             lambda *xs: eval_jaxpr(self.flat.jaxpr, self.flat.consts, *arrays, *xs),
             out_axes=[None if a else 0 for a in self.alike],
         )(*x)
-        return eqx.partition(self.kind.unflatten(found), self._is_alike)
+        arrays = [_rows_of_all(a, not alike) for a, alike in zip(found, self.alike)]
+        return eqx.partition(self.kind.unflatten(arrays), self._is_alike)
 
     def of_one(self) -> tuple[Features, Features]:
         """The shapes and dtypes of what it gives for a block of one example."""
         structs = [
-            jax.ShapeDtypeStruct(
-                struct.shape if a else (1, *struct.shape), struct.dtype
+            jax.eval_shape(
+                functools.partial(_rows_of_all, by_example=not alike),
+                jax.ShapeDtypeStruct((1,) * (not alike) + struct.shape, struct.dtype),
             )
-            for a, struct in zip(
+            for alike, struct in zip(
                 self.alike, map(aval, self.flat.jaxpr.outvars), strict=True
             )
         ]
@@ -227,7 +231,8 @@ def _features(
 
 
 def _dense(tapped: Tapped, found: AtSites, modes: Sequence[Mode]) -> Dense:
-    activations, derivatives = found.activations, found.derivatives
+    activations = with_offsets(found.activations, found.offsets)
+    derivatives = found.derivatives
     if tapped.sites[0].looks_up:
         activations = jax.nn.one_hot(
             activations, tapped.sizes[2], dtype=derivatives.dtype
@@ -273,19 +278,26 @@ def _gram(group: Sequence[tuple[Tapped, AtSites]], modes: Sequence[Mode]) -> Gra
                 d = d.transpose(1, 0, 2, 3)[:, None]
                 factors.append(found.weights[o])
             parts.append(d)
-        derivatives.append(jnp.concatenate(parts, axis=-1).reshape(-1))
+        together = jnp.concatenate(parts, axis=-1)
+        b, _, _, s, _ = together.shape
+        # As rows of one output each, where they lie like that.
+        by_output = len(group) == b == s == 1 and group[0][1].weights is None
+        n_rows = math.prod(modes[o].sizes) if by_output else 1
+        derivatives.append(together.reshape(n_rows, -1))
         wide = wide_dtype(factors)
         weights.append(jnp.concatenate([f.astype(wide) for f in factors], axis=-1))
     plain = all(found.weights is None for _, found in group)
     numbers = tuple(leaf for tapped, _ in group for leaf in tapped.leaves)
     tapped, found = group[0]
-    activations, offsets = found.activations, None
-    if tapped.bias is not None and not tapped.sites[0].looks_up:
-        activations, offsets = activations[..., :-1], activations[..., -1].reshape(-1)
     return Gram(
-        activations.reshape(-1), offsets, derivatives, None if plain else weights,
-        tapped.sizes[:2], _rows(modes), numbers,
-    )  # fmt: skip
+        found.activations.reshape(-1),
+        None if found.offsets is None else found.offsets.reshape(-1),
+        derivatives,
+        None if plain else weights,
+        tapped.sizes[:2],
+        _rows(modes),
+        numbers,
+    )
 
 
 def _ordinary(
@@ -310,6 +322,13 @@ def _ordinary(
         leaves = tuple(numbers[p] for p in places)
         features.append(Dense(_gradients(gradient, modes), None, _rows(modes), leaves))
     return features
+
+
+def _rows_of_all(array: Array, by_example: bool) -> Array:
+    """From one array for each example, `(n, *)` or `(n, rows, *)`, to one of them all."""
+    if by_example:
+        return array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def _gradients(rows: Array, modes: Sequence[Mode]) -> list[Array]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jaxtyping import Array, PyTree
 
-from .. import _cache
+from .. import _cache, _inputs
 from .._checks import is_traced
 from .._parameters import (
     called,
@@ -203,7 +203,9 @@ def _read(
         ),
         outs[0],
         Programs(features, how.of_pair, lambda tile: _flipped(tile, modes)),
-        jax.jit(lambda arrays, x: how.of_each(*features(arrays, x))),
+        jax.jit(
+            lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))
+        ),
         sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(each)),
         pair_bytes(eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),
@@ -236,15 +238,17 @@ class _Contraction(NamedTuple):
         """Of the features that are alike, and of those of two blocks."""
         return self(eqx.combine(one, shared), eqx.combine(two, shared))
 
-    def of_each(self, shared: PyTree, each: PyTree) -> list[list[Array]]:
-        """Of each example with itself."""
+    def of_each(self, shared: PyTree, each: PyTree, n: int) -> list[list[Array]]:
+        """Of each of `n` examples with itself."""
 
         def of_one(one: PyTree) -> list[list[Array]]:
-            alone = jtu.tree_map(lambda a: a[None], one)
-            kernel = self.of_pair(shared, alone, alone)
+            kernel = self.of_pair(shared, one, one)
             return jtu.tree_map(lambda k: k[0, 0], kernel)
 
-        return jax.vmap(of_one)(each)
+        # The rows of each example apart.
+        return jax.vmap(of_one)(
+            jtu.tree_map(lambda a: a.reshape(n, -1, *a.shape[1:]), each)
+        )
 
     def __call__(self, one: Features, two: Features) -> list[list[Array]]:
         parts = contracted(one, two, self.precision)

@@ -20,7 +20,7 @@ from .._parameters import common_dtype, wide_dtype
 from .._progress import reporter
 from .._trace.flatten import flatten
 from .._types import Examples, Key, Progress
-from .backward import at_all_sites
+from .backward import at_all_sites, with_offsets
 from .folding import folded, folded_size, rows_and_columns
 from .khatri_rao import draw_factors, projected
 from .signs import signs
@@ -119,7 +119,8 @@ def _project(
         sums, start = [], 0
         for weight, own in zip(structure.tapped, drawn.tapped, strict=True):
             looks_up = weight.sites[0].looks_up
-            activations, derivatives = at_all_sites(weight, seen, taps)
+            activations, offsets, derivatives = at_all_sites(weight, seen, taps)
+            activations = with_offsets(activations, offsets)
             if _is_folded(weight, n_outputs, proj_dim):
                 gradient = _gradient(weight, activations, derivatives)
                 sums.append(folded(gradient, own, start, proj_dim))

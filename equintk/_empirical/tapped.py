@@ -1,7 +1,7 @@
 """A model run with a tap at each site: an added zero by whose derivative one sees δ."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +13,24 @@ from .._trace.uses import FACTORS, Path, View
 from .structure import Structure, scan_lengths
 
 Taps = dict[Path, Array]
-Activations = dict[Path, tuple[Array, Array | None]]
+
+
+class Seen(NamedTuple):
+    """What one site sees, `*` being the lengths of the scans around it.
+
+    Attributes:
+        activations: `(*, b, s, i)`, scaled as the weight is; where rows are looked up,
+            their numbers `(*, b, s)`.
+        scale: of rows that are looked up, zero where there is no such row, `(*, b, s)`.
+        offsets: the scale of the site's bias, `(*, b, s)`; `None` without one.
+    """
+
+    activations: Array
+    scale: Array | None
+    offsets: Array | None
+
+
+Activations = dict[Path, Seen]
 
 
 def zero_taps(structure: Structure) -> Taps:
@@ -30,12 +47,7 @@ def zero_taps(structure: Structure) -> Taps:
 def run(
     structure: Structure, args: Sequence[Any], taps: Taps
 ) -> tuple[list[Any], Activations]:
-    """The results of the model's jaxpr, and the activations at each site.
-
-    Activations are `(*scans, b, s, i)`, scaled as the weight is; where the site has a
-    bias, one more column holds the bias's scale. Where it looks rows up they are their
-    numbers and the scale, zero where there is no such row, both `(*scans, b, s)`.
-    """
+    """The results of the model's jaxpr, and the activations at each site."""
     runner = _Runner(structure)
     return runner.run(structure.flat, (), args, taps)
 
@@ -66,10 +78,10 @@ class _Runner:
             else:
                 results = evaluate(eqn, values)
             environment.write(eqn.outvars, results)
-        for there, (found, scale) in seen.items():
+        for there, found in seen.items():
             # Only now: a bias may be scaled after the site whose result it is added to.
             if there in structure.bias_uses and there[:-1] == path:
-                seen[there] = self._with_bias(there, found), scale
+                seen[there] = found._replace(offsets=self._offsets(there, found))
         return environment.read(flat.jaxpr.outvars), seen
 
     def _scan(
@@ -91,26 +103,23 @@ class _Runner:
         )  # fmt: skip
         return [*carry, *stacked], seen
 
-    def _activations(
-        self, here: Path, values: Sequence[Any]
-    ) -> tuple[Array, Array | None]:
+    def _activations(self, here: Path, values: Sequence[Any]) -> Seen:
         site = self._structure.sites[here]
         seen = site.activations(values)
         scale = self._scale(site.use.view)
         if site.looks_up:
             assert site.use.eqn is not None
             exists = (seen >= 0).astype(aval(site.use.eqn.outvars[0]).dtype)
-            return seen, exists if scale is None else exists * scale.astype(
-                exists.dtype
-            )
+            if scale is not None:
+                exists = exists * scale.astype(exists.dtype)
+            return Seen(seen, exists, None)
         seen = seen if scale is None else seen * scale.astype(seen.dtype)
-        return seen, None
+        return Seen(seen, None, None)
 
-    def _with_bias(self, here: Path, seen: Array) -> Array:
+    def _offsets(self, here: Path, seen: Seen) -> Array:
         scale = self._scale(self._structure.bias_uses[here].view)
-        column = jnp.ones((*seen.shape[:-1], 1), seen.dtype)
-        column = column if scale is None else column * scale.astype(seen.dtype)
-        return jnp.concatenate([seen, column], axis=-1)
+        ones = jnp.ones(seen.activations.shape[:-1], seen.activations.dtype)
+        return ones if scale is None else ones * scale.astype(ones.dtype)
 
     def _scale(self, view: View) -> Any:
         """The number that a view is multiplied by; `None` for one."""
