@@ -99,7 +99,11 @@ def pairwise(
     workers = Workers(mesh)
     xs = [x1] if x2 is None else [x1, x2]
     blocks = [block_size(count(x), batch_size, pair_bytes) for x in xs]
-    one_block = all(n == count(x) for n, x in zip(blocks, xs, strict=True))
+    n_parts = 1 if x2 is not None else programs.parts(count(x1))
+    one_block = all(
+        block_size(count(x), batch_size, pair_bytes // n_parts**2) == count(x)
+        for x in xs
+    )
     if one_block and mesh is None and checkpoint is None:
         is_same = np.bool_(True) if x2 is None else None
         kernel, finite = programs.whole(arrays, x1, x2, is_same)

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._checks import all_finite
+from ._inputs import count
 
 Features = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 Kernel = Callable[[PyTree, PyTree, PyTree], PyTree]
@@ -33,10 +35,17 @@ class Programs:
             their kernel, exactly its own flip if they are, and whether all of it is
             finite. With `None` for tiles of two sides, which are never the same.
         whole: the same of arrays and of examples that are one tile.
+        parts: into how many parts `whole` cuts a tile of `n` examples with itself.
         place: writes a tile into a kernel, in place; with its flip, for one side.
     """
 
-    def __init__(self, features: Features, kernel: Kernel, flip: Flip):
+    def __init__(
+        self,
+        features: Features,
+        kernel: Kernel,
+        flip: Flip,
+        parts: Callable[[int], int] = lambda n: 1,
+    ):
         """Compile nothing yet.
 
         Args:
@@ -44,7 +53,10 @@ class Programs:
             kernel: of `shared` and of `each` of two tiles, arrays `(tile1, tile2, ...)`
                 of floating-point numbers.
             flip: the kernel of two tiles in the other order.
+            parts: into how many parts a tile of `n` examples with itself is cut, of
+                which those below its diagonal are not computed.
         """
+        self.parts = parts
         self._features, self._kernel, self.flip = features, kernel, flip
         self.features = jax.jit(features)
         self.tile = jax.jit(self._tile)
@@ -60,22 +72,63 @@ class Programs:
         self, arrays: PyTree, x1: PyTree, x2: PyTree, is_same: Array | None
     ) -> tuple[PyTree, Array]:
         shared, one = self._features(arrays, x1)
-        two = one if x2 is None else self._features(arrays, x2)[1]
-        return self._checked(self._kernel(shared, one, two), is_same)
+        if x2 is not None:
+            two = self._features(arrays, x2)[1]
+            return self._checked(self._kernel(shared, one, two), is_same)
+        n = count(x1)
+        n_parts = self.parts(n)
+        if n_parts == 1:
+            return self._checked(self._kernel(shared, one, one), is_same)
+        return self._triangle(shared, one, n, -(-n // n_parts))
+
+    def _triangle(
+        self, shared: PyTree, each: PyTree, n: int, size: int
+    ) -> tuple[PyTree, Array]:
+        """The kernel of one tile with itself, from the parts on and above its diagonal.
+
+        In a loop: written out, each part would be compiled.
+        """
+        starts = np.minimum(np.arange(0, n, size), n - size)
+        rows, columns = np.triu_indices(len(starts))
+
+        def part(kernel: PyTree, place: Any) -> tuple[PyTree, None]:
+            i, j = place
+            one, two = (
+                jtu.tree_map(
+                    lambda a, start=start: jax.lax.dynamic_slice_in_dim(
+                        a, start * (a.shape[0] // n), size * (a.shape[0] // n)
+                    ),
+                    each,
+                )
+                for start in (i, j)
+            )
+            tile = self._symmetric(self._kernel(shared, one, two), i == j)
+            return self._place(kernel, tile, i, j, True), None
+
+        shapes = jax.eval_shape(self._kernel, shared, each, each)
+        kernel, _ = jax.lax.scan(
+            part,
+            jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+            (starts[rows], starts[columns]),
+        )
+        return kernel, all_finite(kernel)
 
     def _checked(self, tile: PyTree, is_same: Array | None) -> tuple[PyTree, Array]:
         """The tile, its own flip if it is the same one twice; whether it is finite."""
+        tile = tile if is_same is None else self._symmetric(tile, is_same)
+        return tile, all_finite(tile)
+
+    def _symmetric(self, tile: PyTree, is_same: Any) -> PyTree:
+        """The tile, its own flip if it is the same one twice."""
 
         def symmetric(tile: PyTree) -> PyTree:
             # A matrix product need not round `a @ b.T` and `b @ a.T` alike. Halved
             # before they are added: the sum of two large halves may overflow.
             return jtu.tree_map(lambda a, b: a * 0.5 + b * 0.5, tile, self.flip(tile))
 
-        if is_same is not None:
-            # A branch even where it is known: without one, XLA computes all that a tile
-            # is the sum of twice, for the tile and for its flip.
-            tile = jax.lax.cond(is_same, symmetric, lambda tile: tile, tile)
-        return tile, all_finite(tile)
+        # A branch even where it is known: without one, XLA computes all that a tile is
+        # the sum of twice, for the tile and for its flip.
+        return jax.lax.cond(is_same, symmetric, lambda tile: tile, tile)
 
     def _place(
         self, kernel: PyTree, tile: PyTree, i: Any, j: Any, with_flip: bool

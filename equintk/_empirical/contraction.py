@@ -16,6 +16,15 @@ _PIECE = 1024
 # Below this length the product is made at once.
 _LONG = 2**14
 
+# Rows of a product from which on more do not make it faster.
+_ROWS = 256
+
+# Operations from which on it is worth to leave out what is below a diagonal.
+_MANY = 2.0**31
+
+# The last part below the diagonal saves a two-hundredth.
+_MOST_PARTS = 8
+
 # Axes as in `features.py`; `m, g, t` are to the second block what `n, f, s` are to the
 # first.
 
@@ -54,6 +63,35 @@ def pair_bytes(features: Features) -> int:
     return largest + 3 * result
 
 
+def n_parts(features: Features, n: int) -> int:
+    """Into how many parts a tile of `n` examples is cut for its kernel with itself.
+
+    Of parts on and above the diagonal alone there are fewer operations, but a product
+    of few rows takes longer for each.
+
+    Args:
+        features: of one example.
+        n: the number of examples.
+    """
+    operations = rows = 0.0
+    for feature in features:
+        if isinstance(feature, Gram):
+            b, s = feature.positions
+            for d, (e, f) in zip(feature.derivatives, feature.rows, strict=True):
+                own = 2.0 * s * f * d.size
+                operations += own
+                rows += own * f * s
+        else:
+            for gradient, (_, f) in zip(feature.gradients, feature.rows, strict=True):
+                own = 2.0 * f * gradient.size
+                operations += own
+                rows += own * f
+    if n * n * operations < _MANY:
+        return 1
+    by_rows = n * rows / operations / _ROWS
+    return int(min(_MOST_PARTS, n, max(1, by_rows)))
+
+
 def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
     seen = _seen(one, two, precision)
     b, n, s, m, t = seen.shape
@@ -67,9 +105,7 @@ def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
         k1, k2 = (1, 1) if d1.ndim == 1 else (n, m)
         if w is not None:
             d1 = _times(d1.reshape(k1, b, e * f * s, -1), w.reshape(b, 1, -1))
-        rows1, rows2 = (
-            d.reshape(k, b * e, f * s, -1) for d, k in ((d1, k1), (d2, k2))
-        )
+        rows1, rows2 = (d.reshape(k, b * e, f * s, -1) for d, k in ((d1, k1), (d2, k2)))
         outputs = _products(rows1, rows2, precision)
         outputs = outputs.reshape(b, e, k1, f, s, k2, f, t)
         kernel = _real(seen * outputs).sum((0, 4, 7))

@@ -28,6 +28,10 @@ from .reading import Member, Reading, read
 # page by page, which takes longer than to fill it.
 _BLOCK_BYTES = 24 * 2**20
 
+# The same where all else is in the same program, which then leaves out what is below
+# the diagonal.
+_PROGRAM_BYTES = 64 * 2**20
+
 
 class Settings(NamedTuple):
     """What is the same for all members; see `ntk`."""
@@ -61,7 +65,7 @@ def kernel(
     )
     parts, finite = pairwise(
         reading.programs, arrays, x1, x2,
-        _block(reading, min(batch_size, max(n1, n2))),
+        _block(reading, min(batch_size, max(n1, n2)), n1 if x2 is None else None),
         reporter(settings.progress, member.name),
         pair_bytes=reading.pair_bytes, out=settings.out, mesh=settings.mesh,
         checkpoint=_checkpoint(member, reading, arrays, settings),
@@ -117,11 +121,16 @@ def _checkpoint(
     return Checkpoint(settings.checkpoint, facts)
 
 
-def _block(reading: Reading, batch_size: int) -> int:
-    """Examples per call of the features."""
+def _block(reading: Reading, batch_size: int, n_alone: int | None) -> int:
+    """Examples per call of the features, of which `n_alone` are on both sides."""
     if jax.default_backend() != "cpu":
         return batch_size
-    most = max(1, _BLOCK_BYTES // max(reading.example_bytes, 1))
+    example_bytes = max(reading.example_bytes, 1)
+    if n_alone is not None and n_alone <= batch_size:
+        one_program = reading.programs.parts(n_alone) > 1
+        if one_program and n_alone * example_bytes <= _PROGRAM_BYTES:
+            return batch_size
+    most = max(1, _BLOCK_BYTES // example_bytes)
     # A power of two: tiles are made of whole blocks.
     return batch_size if batch_size <= most else 2 ** int(math.log2(most))
 

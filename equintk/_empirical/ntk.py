@@ -45,7 +45,9 @@ def ntk(
     Args:
         model: an `equinox.Module` that maps one example, without a batch axis, to an
             array of any rank or a PyTree of arrays. Complex parameters and outputs
-            count as pairs of real ones.
+            count as pairs of real ones. It is taken to be pure, as under `jax.jit`: it
+            is called once for all models of one structure (the same but for the entries
+            of arrays), and what it reads from elsewhere, or does, is not seen again.
         x1: the examples that index the rows; the first axis counts them.
         x2: the examples that index the columns; `None` means `x1` again, and then only
             the upper triangle is computed.

@@ -4,6 +4,7 @@ What is read depends on shapes, dtypes and everything else in a model that is no
 and never on an array's entries, so it is kept for the next call (`_cache`).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from .._parameters import (
 from .._programs import Programs
 from .._trace.flatten import Flat, aval, flatten
 from .._types import Axes, Examples, Model, Text, Trainable
-from .contraction import contracted, pair_bytes
+from .contraction import contracted, n_parts, pair_bytes
 from .features import Features, features_of_outputs, read_features
 from .modes import Mode, modes_of
 
@@ -202,10 +203,13 @@ def _read(
             treedef.unflatten([0 if is_param else None for is_param in mask])
         ),
         outs[0],
-        Programs(features, how.of_pair, lambda tile: _flipped(tile, modes)),
-        jax.jit(
-            lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))
+        Programs(
+            features,
+            how.of_pair,
+            lambda tile: _flipped(tile, modes),
+            functools.partial(n_parts, eqx.combine(each, shared)),
         ),
+        jax.jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
         sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(each)),
         pair_bytes(eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),

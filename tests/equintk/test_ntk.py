@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import equintk as nt
+from equintk._empirical import contraction
 from tests.helpers import (
     ZOO,
     assert_close,
@@ -121,6 +122,19 @@ def test_only_the_upper_triangle_is_computed_for_one_batch(getkey):
     nt.ntk(model, x, batch_size=2, progress=progress)
     total = side * (side + 1) // 2
     assert seen == [(i, total) for i in range(1, total + 1)]
+
+
+def test_what_is_below_the_diagonal_of_a_large_block_is_its_flip(
+    member, getkey, monkeypatch
+):
+    monkeypatch.setattr(contraction, "_MANY", 0)
+    monkeypatch.setattr(contraction, "_ROWS", 1)
+    model, x = eqx.nn.MLP(3, 2, 40, 2, key=getkey()), jr.normal(getkey(), (7, 3))
+    compute, part = member
+    got = compute(model, x)
+    assert relative_error(got, part(brute_force_full(model, x))) < 1e-12
+    flipped = got.transpose(1, 0, 3, 2) if got.ndim == 4 else got.swapaxes(0, 1)
+    np.testing.assert_array_equal(got, flipped)
 
 
 def test_progress_writes_plain_lines_on_stderr(getkey, capsys):
