@@ -77,7 +77,7 @@ def n_parts(features: Features, n: int) -> int:
     for feature in features:
         if isinstance(feature, Gram):
             b, s = feature.positions
-            for d, (e, f) in zip(feature.derivatives, feature.rows, strict=True):
+            for d, (_, f) in zip(feature.derivatives, feature.rows, strict=True):
                 own = 2.0 * s * f * d.size
                 operations += own
                 rows += own * f * s

@@ -131,7 +131,10 @@ class FeatureProgram(NamedTuple):
             lambda *xs: eval_jaxpr(self.flat.jaxpr, self.flat.consts, *arrays, *xs),
             out_axes=[None if a else 0 for a in self.alike],
         )(*x)
-        arrays = [_rows_of_all(a, not alike) for a, alike in zip(found, self.alike)]
+        arrays = [
+            _rows_of_all(a, by_example=not alike)
+            for a, alike in zip(found, self.alike, strict=True)
+        ]
         return eqx.partition(self.kind.unflatten(arrays), self._is_alike)
 
     def of_one(self) -> tuple[Features, Features]:
@@ -325,7 +328,7 @@ def _ordinary(
 
 
 def _rows_of_all(array: Array, by_example: bool) -> Array:
-    """From one array for each example, `(n, *)` or `(n, rows, *)`, to one of them all."""
+    """From arrays `(n, -1)` or `(n, rows, -1)` of the examples to one of all rows."""
     if by_example:
         return array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array
     return array if array.ndim == 1 else array.reshape(-1)
