@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
+import math
 
 import equinox as eqx
 import jax.tree_util as jtu
 import numpy as np
 import pytest
 
-from benchmarks import imports
+from benchmarks import imports, products
 from benchmarks.kernels import environment, models, report, values
 from benchmarks.kernels.__main__ import main, parse
 from benchmarks.kernels.counts import dense, gram, operations
@@ -84,6 +85,18 @@ def test_the_model_has_the_values_that_its_peers_get(name):
     for leaf, array in zip(leaves, drawn, strict=True):
         assert leaf.dtype == np.float32
         np.testing.assert_array_equal(leaf, array)
+
+
+@pytest.mark.parametrize("name", ["a64", "a1024", "bfull", "c"])
+def test_the_products_that_are_timed_are_those_of_the_floor(name):
+    workload = by_name(name)
+    listed = sum(
+        share * 2.0 * math.prod(shape)
+        for _, shape, share, _ in products.products(workload)
+    )
+    counted = operations(workload.net, workload.n, workload.full)
+    # Of a triangle half, of the diagonal all.
+    assert listed == pytest.approx(counted, rel=1 / workload.n)
 
 
 def test_fewer_examples_are_the_first_ones():
