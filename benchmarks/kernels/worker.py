@@ -49,15 +49,16 @@ def serve(module_name: str, workload: Workload, method: str):
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "time":
-            cpu, wall, calls = time.process_time(), time.perf_counter(), 0
+            n_bytes = calls = 0
+            cpu, wall = time.process_time(), time.perf_counter()
             while not calls or time.perf_counter() - wall < request.get("seconds", 0):
                 kernel = None  # two at once would count as memory of the method
                 kernel = jax.block_until_ready(compute())
-                calls += 1
+                n_bytes, calls = kernel.nbytes, calls + 1
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             answer(
                 cpu=cpu / calls, wall=wall / calls,
-                kernel=kernel.nbytes, peak=_peak_bytes() - imported,
+                kernel=n_bytes, peak=_peak_bytes() - imported,
             )  # fmt: skip
         else:
             if request["n"] != workload.n or kernel is None:
