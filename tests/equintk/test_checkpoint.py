@@ -17,7 +17,7 @@ import pytest
 from jax.core import Tracer
 
 import equintk as nt
-from equintk import _schedule
+from equintk import _checkpoint, _schedule
 from equintk._batch import pairwise
 from equintk._checkpoint import Checkpoint, StoredTiles, fingerprint
 from tests.equintk import test_batch as simple
@@ -147,10 +147,11 @@ def test_another_kernel_in_one_directory_is_refused_and_named(
     assert not [name for name in others if f" {name}," in str(error.value)]
 
 
-def test_another_jax_is_refused(tmp_path, x, monkeypatch):
+@pytest.mark.parametrize(("which", "module"), [("jax", jax), ("equintk", _checkpoint)])
+def test_another_version_is_refused(tmp_path, x, monkeypatch, which, module):
     computed(tmp_path, x)
-    monkeypatch.setattr(jax, "__version__", "0.0.1")
-    with pytest.raises(ValueError, match="differs: the version of jax"):
+    monkeypatch.setattr(module, "__version__", "0.0.1")
+    with pytest.raises(ValueError, match=f"differs: the version of {which}"):
         computed(tmp_path, x)
 
 
