@@ -117,17 +117,24 @@ def times_number(term: Term, factor: float) -> Term:
         return term
     if term.factors:
         for average in _averages(term):
-            average.times(factor * _size(term)).checked()
+            # Of what is positive the fluctuations stay small beside the term itself.
+            if not average.positive:
+                average.times(factor * _size(term)).checked()
         (function, params, atom), *rest = term.factors
         return Term(term.coef, ((scaled(function, factor), params, atom), *rest))
-    coef = term.coef
-    assert coef is not None
-    average = coef.average and coef.average.times(factor).checked()
+    assert term.coef is not None
+    return Term(deterministic.settled(_times(term.coef, factor)), ())
+
+
+def _times(coef: Data, factor: float) -> Data:
+    """A coefficient times a number."""
+    if factor == 1:
+        return coef
     compute = lambda m, side: m.value(coef, side) * factor
-    made = deterministic.made(
+    average = coef.average and coef.average.times(factor)
+    return deterministic.made(
         coef.shape, coef.copies, coef.dtype, compute, [coef], average
     )
-    return Term(made, ())
 
 
 def _averages(term: Term) -> list[Average]:
@@ -161,8 +168,8 @@ def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
                 assert a.coef is not None
                 if a.coef.average is None:
                     return times_number(b, number)
-                average = a.coef.average.times(_size(b)).checked()
                 if number == 0:
+                    average = a.coef.average.times(_size(b)).checked()
                     return Term(replace(a.coef, average=average), ())
     merged: dict[int, tuple[Function, tuple[Data, ...], Atom]] = {}
     for function, params, atom in (*one.factors, *two.factors):
@@ -187,7 +194,7 @@ def _inverse(data: Data) -> Data:
         average.checked()
     return deterministic.made(
         data.shape, data.copies, data.dtype, lambda m, side: 1 / m.value(data, side),
-        [data], Average(average.entries, 1 / average.size),
+        [data], Average(average.entries, 1 / average.size, average.positive),
     )  # fmt: skip
 
 
@@ -271,9 +278,7 @@ def _collapsed(
         if coef is None:
             plain[id(atom)] = (plain.get(id(atom), (0.0, atom))[0] + slope, atom)
         else:
-            (scaled_coef,) = (times_number(Term(coef, ()), slope),)
-            assert scaled_coef.coef is not None
-            weighted.append((scaled_coef.coef, atom))
+            weighted.append((_times(coef, slope), atom))
     found = [(slope, atom) for slope, atom in plain.values() if slope]
     if len(found) + len(weighted) == 0:
         return []

@@ -109,6 +109,8 @@ def after(
     if not known:
         return None
     name = eqn.primitive.name
+    if name == "select_n" and numbers[0] is not None:
+        return averages[1 + int(numbers[0])]
     if name in _CARRY:
         (average,) = known
         return average._replace(positive=average.positive and name != "neg")
@@ -135,7 +137,22 @@ def after(
             "a jump at the mean of something that is as often positive as negative, "
             "over an axis that goes to infinity: it stays random"
         )
-    return merged([a.checked() for a in known])
+    found = merged([a.checked() for a in known])
+    return found._replace(positive=_stays_positive(name, averages, numbers))
+
+
+def _stays_positive(
+    name: str, averages: Sequence[Average | None], numbers: Sequence[float | None]
+) -> bool:
+    if name in ("exp", "exp2", "logistic"):
+        return True
+    known = [a for a in averages if a is not None]
+    others = [n for n, a in zip(numbers, averages, strict=True) if a is None]
+    return (
+        name in ("add", "max")
+        and all(a.positive for a in known)
+        and all(n is not None and n >= 0 for n in others)
+    )
 
 
 def _product(
