@@ -477,7 +477,8 @@ def _law_of_large_numbers(
         mean = jnp.broadcast_to(mean, whole)
         return (wide * mean).reshape(target).astype(field.dtype)
 
-    average = Average(float(wide), float(wide), False, False)
+    added = float(math.prod(n for _, n in dims) * wide)
+    average = Average(float(wide), added, False, False)
     if zero_mean(field.terms):
         value = np.zeros([1 if c else n for n, c in zip(shape, copies, strict=True)])
         return Data(
