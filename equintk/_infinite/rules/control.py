@@ -65,9 +65,16 @@ def _check_honest(eqn: JaxprEqn, flat: Flat, values: list[Any]) -> None:
         return False
 
     # A transformation of the caller's holds for his thread alone, and here numbers are
-    # needed: rules of derivatives take no part in `jax.ensure_compile_time_eval`.
+    # needed: rules of derivatives take no part in `jax.ensure_compile_time_eval`. So
+    # does his precision, where he set it by `with jax.enable_x64`.
+    wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+    def in_precision() -> bool:
+        with jax.enable_x64(wide):
+            return differ()
+
     with ThreadPoolExecutor(1) as outside:
-        if outside.submit(differ).result():
+        if outside.submit(in_precision).result():
             raise NoLimitError(
                 "a gradient of its own that is not the function's derivative, from "
                 "which the limit of the tangent kernel would differ"

@@ -1,0 +1,1 @@
+"""Whether the kernels of wide networks approach their limit, and how fast."""
