@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -16,19 +15,8 @@ from .networks import Network
 
 READOUTS = 16
 """Outputs whose products are averaged in one draw of the NNGP."""
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How single tangent kernels differ from their limit.
-
-    Attributes:
-        law: the relative root-mean-square error of one draw, in width.
-        errors: per width, that of each draw.
-    """
-
-    law: PowerLaw
-    errors: dict[int, np.ndarray]
+EXPECTED = (-0.6, -0.4)
+MOST = 4.0
 
 
 @dataclass(frozen=True)
@@ -48,46 +36,71 @@ class Mean:
         """Of kernels along the first axis."""
         error = draws.std(axis=0, ddof=1) / len(draws) ** 0.5
         away = np.abs(draws.mean(axis=0) - limit)
-        return cls(float(np.max(away / error)), float(error.max() / limit.max()))
+        return cls(
+            float(np.max(away / error)), float(error.max() / np.abs(limit).max())
+        )
 
 
-def distance(network: Network, widths: Sequence[int], seeds: int) -> Distance:
-    """The errors of tangent kernels of one output, drawn `seeds` times each."""
-    errors = {}
-    for width in widths:
-        limit = _limit(network, width).ntk
-        draws = _drawn(network, width, 1, seeds, _tangent)
-        square = np.mean((draws - limit) ** 2, axis=(1, 2)) / np.mean(limit**2)
-        errors[width] = np.sqrt(square)
-    x = np.repeat(list(errors), seeds)
-    return Distance(fit_power_law(x, np.concatenate(list(errors.values()))), errors)
+@dataclass(frozen=True)
+class Measured:
+    """How random kernels of an architecture differ from their limit.
 
-
-def means(network: Network, width: int, draws: int) -> tuple[Mean, Mean | None]:
-    """Of tangent kernels and of products of outputs.
-
-    The latter is `None` where outputs vanish with the width.
+    Attributes:
+        law: the relative root-mean-square error of one tangent kernel, in width.
+        errors: per width, the root mean square of these over draws.
+        ntk: of the mean tangent kernel.
+        nngp: of the mean products of outputs; `None` where these vanish with the width.
     """
-    limit = _limit(network, width)
-    ntk = Mean.of(_drawn(network, width, 1, draws, _tangent), limit.ntk)
-    if network.scheme in ("mup", "mean_field"):
-        return ntk, None
-    products = _drawn(network, width, READOUTS, draws, _products)
-    return ntk, Mean.of(products, limit.nngp)
+
+    law: PowerLaw
+    errors: dict[int, float]
+    ntk: Mean
+    nngp: Mean | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the slope and both means are what a limit has."""
+        overlaps = self.law.low <= EXPECTED[1] and self.law.high >= EXPECTED[0]
+        means = [mean for mean in (self.ntk, self.nngp) if mean is not None]
+        return overlaps and all(mean.deviation <= MOST for mean in means)
+
+
+def measure(
+    network: Network, widths: Sequence[int], seeds: int, at: int, draws: int
+) -> Measured:
+    """Draw `seeds` kernels of each width, and `draws` of the width `at`."""
+    limits, errors, ntk = {}, {}, None
+    for width in widths:
+        if not limits or network.scheme is None:
+            # Of Equinox's own draw the tangent kernel grows with the width.
+            limits[width] = _limit(network, width)
+        limit = limits.setdefault(width, next(iter(limits.values())))
+        n = draws if width == at else seeds
+        kernels = _drawn(network, width, 1, n, lambda model, x: nt.ntk(model, x))
+        if width == at:
+            ntk = Mean.of(kernels, limit.ntk)
+        square = np.mean((kernels[:seeds] - limit.ntk) ** 2, axis=(1, 2))
+        errors[width] = np.sqrt(square / np.mean(limit.ntk**2))
+    if ntk is None:
+        raise ValueError(f"`at` must be one of {list(widths)}, but it is {at}.")
+    nngp = None
+    if network.scheme not in ("mup", "mean_field"):
+        products = _drawn(network, at, READOUTS, draws, _products)
+        nngp = Mean.of(products, limits[at].nngp)
+    x = np.repeat(list(errors), seeds)
+    law = fit_power_law(x, np.concatenate(list(errors.values())))
+    together = {w: float(np.mean(e**2) ** 0.5) for w, e in errors.items()}
+    return Measured(law, together, ntk, nngp)
 
 
 def _limit(network: Network, width: int) -> nt.InfiniteKernels:
-    """In float64, at this width: the tangent kernel of Equinox's own draw grows."""
+    """In float64."""
     with jax.enable_x64(True):
         model = network.build(width, 1, jr.key(0))
         found = nt.infinite_kernels(
             model, network.examples(jr.key(0)), **network.options
         )
     return nt.InfiniteKernels(*map(np.asarray, found))
-
-
-def _tangent(model: Any, x: Any) -> Any:
-    return nt.ntk(model, x)
 
 
 def _products(model: Any, x: Any) -> Any:
@@ -101,15 +114,17 @@ def _drawn(
     """Kernels of networks drawn independently, one after another in one program."""
     options = dict(network.options)
     scheme = options.pop("parameterization", None)
+    given = network.build(width, out, jr.key(0))
 
     def one(key: Any) -> Any:
         mine, its = jr.split(key)
         x = network.examples(its)
-        model = network.build(width, out, mine)
-        if scheme is not None:
-            first = jax.tree.map(lambda a: a[0], x)
-            model = nt.parameterize(model, first, mine, scheme, **options)
-        return kernel(model, x)
+        if scheme is None:
+            return kernel(network.build(width, out, mine), x)
+        first = jax.tree.map(lambda a: a[0], x)
+        return kernel(nt.parameterize(given, first, mine, scheme, **options), x)
 
     run = jax.jit(lambda keys: jax.lax.map(one, keys))
-    return np.asarray(run(jr.split(jr.key(width), n)), np.float64)
+    # Generated by the hardware's own means, keys compile twice as fast.
+    keys = jr.split(jr.key(width, impl="rbg"), n)
+    return np.asarray(run(keys), np.float64)

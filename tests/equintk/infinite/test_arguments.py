@@ -33,11 +33,15 @@ def test_a_parameterized_model_has_the_kernels_of_the_same_arguments(scheme):
     np.testing.assert_allclose(written.ntk, given.ntk, rtol=1e-12)
 
 
-@pytest.mark.parametrize("scheme", ["mup", "mean_field"])
-def test_outputs_vanish_with_the_width_where_kernels_move(scheme):
+@pytest.mark.parametrize(
+    ("scheme", "activations"),
+    [("mup", (jax.nn.relu,)), ("mean_field", (jnp.tanh,))],
+    ids=["mup", "mean_field"],
+)
+def test_outputs_vanish_with_the_width_where_kernels_move(scheme, activations):
     x = inputs(3)
     options = {"parameterization": scheme, "W_std": 1.3, "b_std": 0.2}
-    for activation in (jax.nn.relu, jnp.tanh):
+    for activation in activations:
         narrow, wide = (
             nt.infinite_kernels(
                 eqx.nn.MLP(5, 3, width, 1, activation, key=jr.key(0)), x, **options
