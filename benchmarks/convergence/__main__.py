@@ -29,14 +29,15 @@ def main(arguments: list[str]) -> int:
     add("--networks", default=",".join(NETWORKS), help="some of %(default)s")
     add("--widths", default="64,128,256,512,1024", help="(%(default)s)")
     add("--seeds", type=int, default=16, help="draws of each width (16)")
-    add("--at", type=int, default=256, help="the width of the mean of many draws (256)")
+    add("--at", type=int, default=512, help="the width of the mean of many draws (512)")
     add("--draws", type=int, default=1000, help="how many draws that is of (1000)")
     options = parser.parse_args(arguments)
     names = options.networks.split(",")
     if unknown := set(names) - set(NETWORKS):
         parser.error(f"there is no network {unknown.pop()!r}: {', '.join(NETWORKS)}")
     widths = [int(width) for width in options.widths.split(",")]
-    lines, failed = [HEADER], False
+    lines: list[tuple[str, ...]] = [HEADER]
+    failed = False
     for name in names:
         start = time.process_time()
         found = measure(
