@@ -48,19 +48,18 @@ class Series(NamedTuple):
 
 def series(function: Function, q: Any, params: list[Any], order: int) -> Series:
     """The expansion for variances `q`, with parameters of its shape."""
-    nodes, weights, basis = _quadrature(order)
     dtype = q.dtype
+    nodes, w, weighted = _rule(order, dtype)
     deviation = root(q)
-    at = deviation[..., None] * jnp.asarray(nodes, dtype).reshape((1,) * q.ndim + (-1,))
+    at = deviation[..., None] * nodes.reshape((1,) * q.ndim + (-1,))
     given = [jnp.broadcast_to(p[..., None], at.shape) for p in params]
     values = jnp.broadcast_to(function.call(at, *given), at.shape)
     slopes = jnp.broadcast_to(derivative(function).call(at, *given), at.shape)
-    w, h = jnp.asarray(weights, dtype), jnp.asarray(basis, dtype)
-    coefs = _projected(values, w, h)
+    coefs = _projected(values, weighted)
     first = slopes @ w
     square = (values * values) @ w
     square_slope = (slopes * slopes) @ w
-    of_slopes = _projected(slopes, w, h)
+    of_slopes = _projected(slopes, weighted)
     edge = jnp.maximum(values[..., 0] ** 2, values[..., -1] ** 2) * w[0]
     # By parts, a coefficient of the slope is one of the function, unless that jumps.
     k = jnp.sqrt(jnp.arange(1, 9, dtype=dtype)).reshape(-1, *(1,) * q.ndim)
@@ -70,8 +69,7 @@ def series(function: Function, q: Any, params: list[Any], order: int) -> Series:
     return Series(coefs, first, (missing, missing_slope), (square, square_slope))
 
 
-def _projected(values: Any, weights: Any, basis: Any) -> Any:
-    weighted = basis * weights[:, None]
+def _projected(values: Any, weighted: Any) -> Any:
     return jnp.einsum("...z,zk->k...", values, weighted, precision="highest")
 
 
@@ -127,6 +125,17 @@ def plane(function: Callable[[Any], Any], q1: float, q2: float, k: float) -> Any
     v = k / q1**0.5 * z[:, None] + rest * z[None]
     along = function(v) @ w if rest else function(k / q1**0.5 * z)
     return w @ (function(q1**0.5 * z) * along)
+
+
+@lru_cache(maxsize=8)
+def _rule(order: int, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes, weights, and the polynomials at the nodes times these.
+
+    The same objects for all expansions, so that a program holds them once.
+    """
+    nodes, weights, basis = _quadrature(order)
+    found = nodes, weights, basis * weights[:, None]
+    return tuple(a.astype(dtype) for a in found)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=8)

@@ -63,10 +63,11 @@ def pair_of(
     def features(arrays: Any, block: Any) -> Any:
         true, numbers = arrays
         shared, leaves = jtu.tree_leaves(numbers), jtu.tree_leaves(block)
-        each = lambda *arrays: tuple(
-            _evaluated(part, true, [*shared, *arrays])
-            for part in (parts.one, parts.two)
-        )
+
+        def each(*arrays: Any) -> Any:
+            found = _evaluated(parts.each, true, [*shared, *arrays])
+            return found[: parts.n_one], found[parts.n_one :]
+
         return (true, *_evaluated(parts.shared, true, shared)), jax.vmap(each)(*leaves)
 
     def kernel(shared: Any, one: Any, two: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jax.extend.core import DebugInfo, DropVar, Jaxpr, JaxprEqn, Literal, Var
 
 from .._trace.flatten import aval
+from .twins import together
 
 _SHARED, _ONE, _TWO, _BOTH = 0, 1, 2, 3  # bits: what a variable depends on
 
@@ -26,16 +27,18 @@ class Stages(NamedTuple):
 
     Attributes:
         shared: of the numbers, what depends on them alone.
-        one: of the numbers and the first example, what depends on no other.
-        two: of the numbers and the second example.
-        both: of the results of these three, in this order: the function's own.
+        each: of the numbers and an example, what the function asks of it where it is
+            the first, and then what it asks where it is the second.
+        n_one: how many of the results of `each` are for the first.
+        both: of the results, in this order, of `shared` and of `each` for the first and
+            the second: the function's own.
         pair_bytes: the most that is alive at a time in `both`.
-        example_bytes: the same of `one` and `two`.
+        example_bytes: the same of `each`.
     """
 
     shared: Stage
-    one: Stage
-    two: Stage
+    each: Stage
+    n_one: int
     both: Stage
     pair_bytes: int
     example_bytes: int
@@ -78,9 +81,19 @@ def stages(closed: Any, sizes: Sequence[int]) -> Stages:
         _names(handed, jaxpr.outvars),
     )
     shared, one, two = found
-    of_examples = sum(_bytes(part.jaxpr, set(numbers)) for part in (one, two))
+    each = _as_one(one, two)
+    of_examples = _bytes(each.jaxpr, set(numbers))
     of_pairs = _bytes(both, set(handed))
-    return Stages(shared, one, two, Stage(both, ()), of_pairs, of_examples)
+    n_one = len(one.jaxpr.outvars)
+    return Stages(shared, each, n_one, Stage(both, ()), of_pairs, of_examples)
+
+
+def _as_one(one: Stage, two: Stage) -> Stage:
+    """What two parts give of the same inputs, what is common computed once."""
+    args = list(one.jaxpr.invars)
+    eqns, out = together(one.jaxpr, two.jaxpr)
+    names = _names(args, out)
+    return Stage(Jaxpr((), args, out, eqns, one.jaxpr.effects, names), one.consts)
 
 
 def _stage(

@@ -37,9 +37,9 @@ def _check_honest(eqn: JaxprEqn, flat: Flat, values: list[Any]) -> None:
             points.append(jnp.broadcast_to(jnp.asarray(value.const), shape))
         elif jnp.issubdtype(dtype, jnp.floating):
             floats.append(len(points))
-            points.append(jnp.asarray(rng.normal(size=shape) * 1.5, dtype))
+            points.append(jnp.asarray((rng.normal(size=shape) * 1.5).astype(dtype)))
         else:
-            points.append(jnp.ones(shape, dtype))
+            points.append(jnp.asarray(np.ones(shape, dtype)))
 
     def gradients(function: Callable[..., Any]) -> Any:
         def scalar(*args: Any) -> Any:
@@ -48,7 +48,7 @@ def _check_honest(eqn: JaxprEqn, flat: Flat, values: list[Any]) -> None:
                 operands[i] = a
             results = [r for r in function(operands) if r is not None]
             return sum(
-                jnp.sum(jnp.cos(jnp.arange(r.size, dtype=r.dtype)).reshape(r.shape) * r)
+                jnp.sum(np.cos(np.arange(r.size)).astype(r.dtype).reshape(r.shape) * r)
                 for r in results
                 if jnp.issubdtype(r.dtype, jnp.floating)
             )
