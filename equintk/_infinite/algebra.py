@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -289,18 +290,12 @@ def _collapsed(
     return [Term(None, ((IDENTITY, (), atoms.sum([*numbers, *weighted])),))]
 
 
-_numbers: dict[tuple[float, int], Data] = {}
-
-
+@lru_cache(maxsize=4096)
 def filled(value: float, rank: int) -> Data:
     """A number as a coefficient; equal ones are one object."""
     if value == 1:
         return ones(rank)
-    if (value, rank) not in _numbers:
-        _numbers[value, rank] = deterministic.constant(
-            np.full((1,) * rank, value, float)
-        )
-    return _numbers[value, rank]
+    return deterministic.constant(np.full((1,) * rank, value, float))
 
 
 def pointwise(atoms: Atoms, eqn: JaxprEqn, operands: list[Field | Data]) -> Field:

@@ -8,21 +8,26 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_keys: dict[Hashable, int] = {}
-_spellings: list[Any] = []
+
+class Spelling:
+    """How a function is spelt: one object for equal ones, as long as one is in use.
+
+    Those of the parts of a function are among its parts, so that keys stay short.
+    """
+
+    __slots__ = ("__weakref__", "parts")
+
+    def __init__(self, parts: Hashable):
+        self.parts: Any = parts
 
 
-def _numbered(key: Hashable) -> int:
-    """The same number for equal keys, so that keys made of keys stay short."""
-    if key not in _keys:
-        _keys[key] = len(_keys)
-        _spellings.append(key)
-    return _keys[key]
+_spellings: WeakValueDictionary[Hashable, Spelling] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,9 @@ class Function:
     slope: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.key, int):
-            object.__setattr__(self, "key", _numbered(self.key))
+        if not isinstance(self.key, Spelling):
+            spelling = _spellings.setdefault(self.key, Spelling(self.key))
+            object.__setattr__(self, "key", spelling)
 
     @property
     def factor(self) -> float:
@@ -146,9 +152,9 @@ _INNER = {"product": (1, 2), "total": (1, 2), "scaled": (2,), "derivative": (1,)
 
 
 def _unscaled(key: Any) -> tuple[float, Any]:
-    spelling, factor = _spellings[key], 1.0
+    spelling, factor = key.parts, 1.0
     while isinstance(spelling, tuple) and spelling[0] == "scaled":
-        factor, spelling = factor * spelling[1], _spellings[spelling[2]]
+        factor, spelling = factor * spelling[1], spelling[2].parts
     return factor, spelling
 
 
@@ -174,4 +180,4 @@ def _alike(one: Any, two: Any, ratios: list[float]) -> bool:
         pairs = [(one[i], two[i]) for i in inner]
         if any(one[i] != two[i] for i in range(len(one)) if i not in inner):
             return False
-    return all(_alike(_spellings[a], _spellings[b], ratios) for a, b in pairs)
+    return all(_alike(a.parts, b.parts, ratios) for a, b in pairs)

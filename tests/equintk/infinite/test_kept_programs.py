@@ -1,5 +1,6 @@
 """A model is read once for all calls of its structure, and again where it differs."""
 
+import gc
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax.random as jr
 import numpy as np
 
 import equintk as nt
+from equintk._infinite import functions
 
 
 class Counted(eqx.Module):
@@ -42,3 +44,16 @@ def test_a_second_call_reads_nothing_and_other_constants_are_not_mistaken():
     assert len(calls) == first
     kernel([4, 3, 2, 1], seen)  # same shapes, other values
     assert len(calls) > first
+
+
+def test_functions_that_nothing_uses_are_forgotten():
+    before = set(functions._spellings)
+    made = [functions.linear(1.5 + i) for i in range(100)]
+    whole = made[0]
+    for function in made[1:]:
+        whole = functions.product(whole, function)
+    assert functions.linear(1.5).key is made[0].key
+    assert len(functions._spellings) > len(before) + 100
+    del made, whole, function
+    gc.collect()
+    assert set(functions._spellings) <= before
