@@ -140,7 +140,8 @@ class Drawer:
         atom = self._drawn(
             par, None, (None,) * dim, dims, self._root(par, spans, (), n_columns)
         )
-        if atom.tangent and not own and par.leaf not in self.frozen:
+        several = math.prod(par.shape) > 1
+        if atom.tangent and several and not own and par.leaf not in self.frozen:
             raise NoLimitError(
                 f"the parameter `model{self.names[par.leaf]}` is one number shared by "
                 "all entries: what it adds to the tangent kernel stays random. Set its "

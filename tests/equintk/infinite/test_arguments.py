@@ -127,6 +127,12 @@ def test_an_output_of_one_entry_has_the_kernel_of_one_of_many(out_size):
     np.testing.assert_allclose(got.ntk, many.ntk, rtol=1e-12)
 
 
+def test_one_output_may_have_a_bias_that_starts_at_zero():
+    x, model = inputs(), eqx.nn.Linear(5, 1, key=jr.key(0))
+    got = nt.infinite_ntk(model, x, parameterization="standard")
+    np.testing.assert_allclose(got, x @ x.T + 1, rtol=1e-12)
+
+
 def test_outputs_in_a_pytree_have_a_kernel_each():
     model = Net(
         [mlp(), mlp()], lambda p, x: {"one": p[0](x), "two": (p[1](x), p[0](2 * x))}

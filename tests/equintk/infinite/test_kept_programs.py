@@ -57,3 +57,12 @@ def test_functions_that_nothing_uses_are_forgotten():
     del made, whole, function
     gc.collect()
     assert set(functions._spellings) <= before
+
+
+def test_the_precision_that_the_caller_set_holds_inside():
+    with jax.enable_x64(False):
+        x = jnp.ones((2, 3))
+        model = eqx.nn.MLP(3, 1, 8, 1, key=jr.key(0))
+        got = nt.infinite_nngp(model, x, parameterization="ntk")
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, np.full((2, 2), 0.5), rtol=1e-6)
