@@ -1,5 +1,6 @@
 """A model is read once for all calls of its structure, and again where it differs."""
 
+import functools
 import gc
 from collections.abc import Callable
 
@@ -49,12 +50,10 @@ def test_a_second_call_reads_nothing_and_other_constants_are_not_mistaken():
 def test_functions_that_nothing_uses_are_forgotten():
     before = set(functions._spellings)
     made = [functions.linear(1.5 + i) for i in range(100)]
-    whole = made[0]
-    for function in made[1:]:
-        whole = functions.product(whole, function)
+    whole = functools.reduce(functions.product, made)
     assert functions.linear(1.5).key is made[0].key
     assert len(functions._spellings) > len(before) + 100
-    del made, whole, function
+    del made, whole
     gc.collect()
     assert set(functions._spellings) <= before
 
