@@ -157,7 +157,7 @@ class Moments:
             return None
         if isinstance(one, Sum):
             return self._of_sum(one, two, sides, diagonal, still)
-        if diagonal and not _goes_along(one, two):
+        if diagonal and not _goes_along(one, two, sides):
             full = self.covariance(one, two, sides, False, still)
             return None if full is None else diagonal_of(full, one.rank)
         if isinstance(one, Moved):
@@ -519,12 +519,16 @@ def _turn(atom: Atom) -> tuple[int, int]:
     return kind, atom.number
 
 
-def _goes_along(one: Atom, two: Atom) -> bool:
-    """Whether a diagonal covariance needs diagonals alone."""
+def _goes_along(one: Atom, two: Atom, sides: tuple[int, int]) -> bool:
+    """Whether a diagonal covariance needs diagonals alone.
+
+    Not where each example decides itself which entries are taken.
+    """
     if isinstance(one, Drawn):
         return isinstance(two, Drawn)
     if isinstance(one, Moved):
-        return isinstance(two, Moved) and one.op == two.op and one.op.selects
+        alike = isinstance(two, Moved) and one.op == two.op and one.op.selects
+        return alike and (sides[0] == sides[1] or not one.op.operands)
     if isinstance(one, Joined):
         return (
             isinstance(two, Joined)

@@ -1,5 +1,6 @@
 """Means over axes that go to infinity, where their fluctuations would count."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
@@ -136,3 +137,12 @@ def test_a_mean_over_outputs_is_taken_where_they_are_finite():
     # Of each of 16 outputs a sixteenth is taken away, of all others too.
     one = jnp.einsum("ijaa->ija", ours.ntk)
     assert jnp.allclose(one, plain.ntk[..., None] * 15 / 16, rtol=1e-12)
+
+
+def test_each_example_chooses_its_own_token():
+    chosen = lambda p, x: p[1](jax.vmap(p[0])(x)[jnp.argmax(x[:, 0])])
+    x = jr.normal(jr.key(1), (3, 3, 5))
+    got = nt.infinite_nngp(net(chosen, IN, READ)(N, jr.key(0)), x, **OPTIONS)
+    own = x[jnp.arange(3), jnp.argmax(x[:, :, 0], axis=1)]
+    hidden = 1.2**2 * own @ own.T / 5 + 0.3**2
+    assert jnp.allclose(got, 1.2**2 * hidden + 0.3**2, rtol=1e-12)
