@@ -604,7 +604,8 @@ def _composed(
     composed = _apply(eqn, parts)
     result = fields.with_terms(like, [Term(None, ((composed, tuple(params), atom),))])
     for i, terms in tangents.items():
-        if not terms:
+        # What is decided has no derivative, as in the network.
+        if not terms or not jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating):
             continue
         slope = _partial(eqn, parts, i)
         factor = fields.with_terms(like, [Term(None, ((slope, tuple(params), atom),))])

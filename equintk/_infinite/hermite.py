@@ -17,6 +17,7 @@ import numpy as np
 
 from .arccos import root
 from .functions import Function, derivative
+from .unseen import unseen
 
 ORDERS = (32, 64, 128, 256)
 """At which a series may end."""
@@ -64,7 +65,8 @@ def series(function: Function, q: Any, params: list[Any], order: int) -> Series:
     # By parts, a coefficient of the slope is one of the function, unless that jumps.
     k = jnp.sqrt(jnp.arange(1, 9, dtype=dtype)).reshape(-1, *(1,) * q.ndim)
     jump = jnp.sum((deviation[None] * of_slopes[:8] - k * coefs[1:9]) ** 2, axis=0)
-    missing = _tails(coefs, square) + (edge + jump)[None]
+    hidden = unseen(function, deviation)
+    missing = _tails(coefs, square) + (edge + jump + hidden)[None]
     missing_slope = _tails(of_slopes, square_slope)
     return Series(coefs, first, (missing, missing_slope), (square, square_slope))
 
