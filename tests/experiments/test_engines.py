@@ -53,7 +53,8 @@ def test_a_process_that_is_killed_takes_no_other_job_with_it(tmp_path):
 def test_a_sweep_that_is_interrupted_goes_on_where_it_was(tmp_path, engine):
     calm = tmp_path / "calm.txt"
     # The second run lasts until it is interrupted, however busy the machine is.
-    seconds = f"0.1 if width == 8 or __import__('os').path.exists({str(calm)!r}) else 60"
+    is_calm = f"__import__('os').path.exists({str(calm)!r})"
+    seconds = f"0.1 if width == 8 or {is_calm} else 60"
     study = Drill(tmp_path, widths=(8, 16), seeds=1, seconds=seconds)
     sweep = study.start(*engine)
     wait_for(study, "[1 of 2")
