@@ -47,7 +47,7 @@ def unseen(function: Function, deviation: Any) -> Any:
     """How much of the mean square lies in intervals between the nodes of a quadrature.
 
     Args:
-        function: of one number; of functions with parameters nothing is known.
+        function: of one number; its parameters are taken to be 1.
         deviation: of its argument.
     """
     low, high, square = narrow(function)
@@ -61,12 +61,15 @@ def unseen(function: Function, deviation: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def narrow(function: Function) -> Intervals:
-    """The intervals of a function without parameters."""
-    if function.slope is not None or function.n_params:
+    """The intervals of a function whose parameters are 1."""
+    if function.slope is not None:
         return _NONE
-    with jax.ensure_compile_time_eval():
+    # Far out a function may overflow, of which nothing is said here.
+    with jax.ensure_compile_time_eval(), np.errstate(invalid="ignore", over="ignore"):
         dtype = jnp.result_type(float)
-        flat = flatten(function.call, jax.ShapeDtypeStruct((), dtype))
+        ones = jnp.ones(function.n_params, dtype)
+        of_one = lambda z: function.call(z, *ones)
+        flat = flatten(of_one, jax.ShapeDtypeStruct((), dtype))
         looked_at = jax.jit(jax.vmap(lambda z: _decisions(flat, z)))
 
         def values(z: np.ndarray) -> np.ndarray:
@@ -94,13 +97,12 @@ def _cells(z: np.ndarray, value: np.ndarray) -> list[tuple[float, float, float]]
     """Cells of the grid in which the function leaves what it is two cells away."""
     n = len(z) // _CELL
     of_cells = value[: n * _CELL].reshape(n, _CELL)
-    with np.errstate(invalid="ignore", over="ignore"):
-        least, most = of_cells.min(1), of_cells.max(1)
-        left, right, here = slice(0, -4), slice(4, None), slice(2, -2)
-        slack = 4 * np.maximum((most - least)[left], (most - least)[right])
-        lowest = np.minimum(least[left], least[right]) - slack
-        highest = np.maximum(most[left], most[right]) + slack
-        excess = np.maximum(most[here] - highest, lowest - least[here])
+    least, most = of_cells.min(1), of_cells.max(1)
+    left, right, here = slice(0, -4), slice(4, None), slice(2, -2)
+    slack = 4 * np.maximum((most - least)[left], (most - least)[right])
+    lowest = np.minimum(least[left], least[right]) - slack
+    highest = np.maximum(most[left], most[right]) + slack
+    excess = np.maximum(most[here] - highest, lowest - least[here])
     at = np.flatnonzero(excess > 0)
     ends = z[: n * _CELL].reshape(n, _CELL)
     return [
@@ -118,11 +120,10 @@ def _hidden(
     ends = np.stack([value[:-1], value[1:]])
     found: list[tuple[float, float, float]] = []
     for _ in range(_LEVELS):
-        with np.errstate(invalid="ignore", over="ignore"):
-            steps = np.abs(np.diff(d, axis=-1))
-            near = np.minimum(np.abs(d[..., :-1]), np.abs(d[..., 1:]))
-            moves = np.maximum(steps, np.maximum(*_beside(steps)))
-            at = np.flatnonzero((near < 2 * moves).ravel())
+        steps = np.abs(np.diff(d, axis=-1))
+        near = np.minimum(np.abs(d[..., :-1]), np.abs(d[..., 1:]))
+        moves = np.maximum(steps, np.maximum(*_beside(steps)))
+        at = np.flatnonzero((near < 2 * moves).ravel())
         most = len(z) // (_PARTS + 1)
         if len(at) == 0:
             break

@@ -28,6 +28,7 @@ PLAIN = {
     "fast": lambda z: jnp.sin(30 * z),
     "steep": lambda z: jnp.tanh(50 * z),
     "floor": jnp.floor,
+    "overflowing": lambda z: jnp.maximum(jnp.sinh(30 * z), -1e300),
 }
 
 
@@ -41,6 +42,11 @@ def test_narrow_intervals_are_found_with_what_they_add(name):
     z = jnp.linspace(low[at], high[at], 200_001)
     beyond = jnp.max(jnp.abs(HIDDEN[name](z))) - jnp.abs(z[0])
     np.testing.assert_allclose(square[at], beyond**2, rtol=0.3)
+
+
+def test_functions_of_further_numbers_are_searched_as_well():
+    shifted = Function("shifted", lambda z, p: HIDDEN["one band"](z * p) + p, 1)
+    assert unseen(shifted, jnp.ones(())) > 1e-3
 
 
 @pytest.mark.parametrize("name", PLAIN)
