@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import Environment, Flat, aval, inlined
-from . import algebra, data as deterministic, fields, parameters
+from . import algebra, composed, data as deterministic, fields, parameters, pointwise
 from .contraction import Drawer
 from .data import POINTWISE
 from .errors import NoLimitError, line, located
@@ -110,7 +110,7 @@ class Reader:
         source = self.atoms.kept(("argument",), lambda: Drawn(frozenset(), 0))
         given = Field((), (Term(None, ((IDENTITY, (), source),)),), np.dtype(dtype))
         (found,) = self.traced(function, given)
-        return algebra.as_function(self.field(found))
+        return composed.as_function(self.field(found))
 
     def field(self, value: Value, like: Field | None = None) -> Field:
         """Any value as a random array; a parameter as one that is added."""
@@ -153,7 +153,7 @@ class Reader:
                 "a parameter is transformed before it meets an array (normalised "
                 "weights, functions or sums of parameters)"
             )
-        return algebra.pointwise(self.atoms, eqn, values)  # type: ignore[arg-type]
+        return pointwise.pointwise(self.atoms, eqn, values)  # type: ignore[arg-type]
 
     def _scaled(
         self, name: str, eqn: JaxprEqn, values: list[Value], par: Par
