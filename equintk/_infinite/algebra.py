@@ -14,7 +14,6 @@ from .averages import Average, merged, multiplied
 from .errors import NoLimitError
 from .fields import ones
 from .functions import (
-    IDENTITY,
     Function,
     is_nonnegative,
     linear,
@@ -32,6 +31,7 @@ from .nodes import (
     Term,
     checked_gaussian,
     components,
+    itself,
     one_order,
 )
 from .spelling import is_odd
@@ -107,7 +107,7 @@ def _together(atoms: Atoms, terms: tuple[Term, ...], like: Field) -> tuple[Term,
     call = lambda arrays, m, side: arrays[0]
     atom = atoms.computed(call, [tuple(open_terms)], len(like.sizes))
     rest = tuple(t for t in terms if t not in open_terms)
-    return (*rest, Term(None, ((IDENTITY, (), atom),)))
+    return (*rest, itself(atom))
 
 
 def times_number(term: Term, factor: float) -> Term:
@@ -273,7 +273,7 @@ def _collapsed(
         slope, atom = found[0]
         return [Term(None, ((linear(slope), (), atom),))]
     numbers = [(filled(slope, rank), atom) for slope, atom in found]
-    return [Term(None, ((IDENTITY, (), atoms.sum([*numbers, *weighted])),))]
+    return [itself(atoms.sum([*numbers, *weighted]))]
 
 
 @lru_cache(maxsize=4096)

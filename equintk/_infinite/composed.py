@@ -12,8 +12,8 @@ from . import data as deterministic, fields
 from .algebra import add, data_of, is_tangent, multiply
 from .averages import merged
 from .errors import NoLimitError
-from .functions import IDENTITY, Function, scaled, total
-from .nodes import Atoms, Data, Field, Term, checked_gaussian
+from .functions import Function, scaled, total
+from .nodes import Atoms, Data, Field, Term, checked_gaussian, itself
 
 
 def composed(
@@ -138,7 +138,7 @@ def _computed(
 
     def made(function: Any) -> Field:
         atom = atoms.computed(function, operands, rank)
-        return fields.with_terms(like, [Term(None, ((IDENTITY, (), atom),))])
+        return fields.with_terms(like, [itself(atom)])
 
     result = made(call)
     for i, terms in tangents.items():

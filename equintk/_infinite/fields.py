@@ -9,9 +9,8 @@ import numpy as np
 
 from . import data as deterministic
 from .errors import NoLimitError
-from .functions import IDENTITY
 from .layout import Axes, Axis, Factor, WideOp, axis_size
-from .nodes import Atom, Atoms, Data, Field, PlaceOp, Term
+from .nodes import Atom, Atoms, Data, Field, PlaceOp, Term, itself
 
 
 def from_data(array: Data) -> Field:
@@ -98,7 +97,7 @@ def _mixed(atoms: Atoms, terms: Sequence[Term], op: PlaceOp) -> tuple[Term, ...]
         else:
             rest.append(term)
     if rest:
-        done.append(Term(None, ((IDENTITY, (), atoms.mixed(op, tuple(rest))),)))
+        done.append(itself(atoms.mixed(op, tuple(rest))))
     return tuple(done)
 
 

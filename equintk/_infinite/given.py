@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Text
-from .contraction import Drawer
 from .data import POINTWISE
+from .drawer import Drawer
 from .hermite import plane
 from .nodes import Atoms
 from .reader import DUALS, GIVEN, RULES, Reader

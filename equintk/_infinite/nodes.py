@@ -13,7 +13,7 @@ from typing import Any
 
 from .averages import Average
 from .errors import NoLimitError
-from .functions import Function
+from .functions import IDENTITY, Function
 from .layout import Axes, Factor, Root, WideOp, related
 
 _numbers = itertools.count()
@@ -212,6 +212,11 @@ class Term:
     def roots(self) -> list[Root]:
         """Of all its atoms."""
         return [root for *_, atom in self.factors for root in atom.roots]
+
+
+def itself(atom: Atom) -> Term:
+    """The term that is one atom."""
+    return Term(None, ((IDENTITY, (), atom),))
 
 
 @dataclass(frozen=True, eq=False)

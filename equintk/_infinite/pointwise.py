@@ -23,8 +23,7 @@ from .averages import Average, merged
 from .composed import composed, of_numbers
 from .errors import NoLimitError
 from .fields import ones
-from .functions import IDENTITY
-from .nodes import Atom, Atoms, Data, Field, Term
+from .nodes import Atom, Atoms, Data, Field, Term, itself
 
 
 def pointwise(atoms: Atoms, eqn: JaxprEqn, operands: list[Field | Data]) -> Field:
@@ -231,7 +230,7 @@ def _by_cases(
         cases.append(case)
     out = aval(eqn.outvars[0])
     rank = len(cases[0].sizes)
-    kept = Term(None, ((IDENTITY, (), mask),))
+    kept = itself(mask)
     apart = fields.with_terms(
         cases[0], [Term(ones(rank), ()), times_number(kept, -1.0)]
     )

@@ -13,7 +13,7 @@ from .._parameters import wide_dtype
 from .._trace.flatten import flatten
 from . import data as deterministic, fields, parameters, rules as rules
 from .arguments import Uses
-from .contraction import Drawer
+from .drawer import Drawer
 from .duals import Duals
 from .errors import NoLimitError
 from .layout import Root

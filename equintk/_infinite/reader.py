@@ -11,11 +11,11 @@ from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import Environment, Flat, aval, inlined
 from . import algebra, composed, data as deterministic, fields, parameters, pointwise
-from .contraction import Drawer
 from .data import POINTWISE
+from .drawer import Drawer
 from .errors import NoLimitError, line, located
-from .functions import IDENTITY, Function
-from .nodes import Atoms, Data, Drawn, Field, Par, Term
+from .functions import Function
+from .nodes import Atoms, Data, Drawn, Field, Par, Term, itself
 from .pieces import Pieces, piecewise
 
 Value = Data | Par | Field | Pieces
@@ -108,7 +108,7 @@ class Reader:
             NoLimitError: if it is not understood.
         """
         source = self.atoms.kept(("argument",), lambda: Drawn(frozenset(), 0))
-        given = Field((), (Term(None, ((IDENTITY, (), source),)),), np.dtype(dtype))
+        given = Field((), (itself(source),), np.dtype(dtype))
         (found,) = self.traced(function, given)
         return composed.as_function(self.field(found))
 

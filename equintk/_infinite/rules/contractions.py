@@ -9,10 +9,11 @@ from jax.extend.core import JaxprEqn
 from ..._trace.flatten import aval
 from .. import data as deterministic, fields
 from ..algebra import filled, zero_mean
-from ..contraction import overlap, summed
+from ..contraction import contracted, convolved
 from ..errors import NoLimitError
 from ..nodes import Data, Field, Par, Term
 from ..reader import Reader, rule
+from ..sums import overlap, summed
 
 
 @rule("reduce_sum")
@@ -35,23 +36,22 @@ def _dot_general(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         first = isinstance(one, Par)
         par, other = (one, two) if first else (two, one)
         assert isinstance(par, Par) and isinstance(other, Data | Field)
-        contracted, batch = (
-            zip(one_c, two_c, strict=True),
-            zip(one_b, two_b, strict=True),
-        )
-        pairs = [list(contracted), list(batch)]
+        pairs = [
+            list(zip(one_c, two_c, strict=True)),
+            list(zip(one_b, two_b, strict=True)),
+        ]
         if not first:
             pairs = [[(j, i) for i, j in p] for p in pairs]
         if isinstance(other, Data):
             if deterministic.scalar_of(other) == 0:
                 # A state that starts at zero; the axes of the result go to infinity.
                 other = fields.from_data(other)
-                made = reader.drawer.contracted(par, other, *pairs, par_first=first)
+                made = contracted(reader.drawer, par, other, *pairs, par_first=first)
                 return [
                     fields.with_terms(made, [Term(filled(0.0, len(made.sizes)), ())])
                 ]
             other = fields.from_data(other)
-        return [reader.drawer.contracted(par, other, *pairs, par_first=first)]
+        return [contracted(reader.drawer, par, other, *pairs, par_first=first)]
     return [_product(reader, eqn, one, two)]
 
 
@@ -99,4 +99,4 @@ def _convolution(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         raise NoLimitError("a convolution whose kernel is no parameter")
     if isinstance(x, Data):
         x = fields.from_data(x)
-    return [reader.drawer.convolved(kernel, x, eqn, aval(eqn.outvars[0]))]
+    return [convolved(reader.drawer, kernel, x, eqn, aval(eqn.outvars[0]))]

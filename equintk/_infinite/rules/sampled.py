@@ -10,9 +10,8 @@ from jax.extend.core import JaxprEqn
 from ..._trace.flatten import aval, evaluate
 from .. import fields
 from ..errors import NoLimitError
-from ..functions import IDENTITY
 from ..layout import Factor
-from ..nodes import Field, Par, Term
+from ..nodes import Field, Par, itself
 from ..reader import Reader, rule
 
 _REDUCTIONS: dict[str, Callable[..., Any]] = {
@@ -117,4 +116,4 @@ def _of_places(
 
     rank = len(Field(axes, (), x.dtype).sizes)
     atom = reader.atoms.computed(call, [x.terms], rank)
-    return Field(axes, (Term(None, ((IDENTITY, (), atom),)),), x.dtype)
+    return Field(axes, (itself(atom),), x.dtype)

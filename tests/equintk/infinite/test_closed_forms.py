@@ -13,7 +13,7 @@ from jax.scipy.special import erf
 import equintk as nt
 from equintk._infinite import waves
 from equintk._infinite.arccos import rectified
-from equintk._infinite.contraction import Drawer
+from equintk._infinite.drawer import Drawer
 from equintk._infinite.functions import Function, multiple
 from equintk._infinite.nodes import Atoms
 from equintk._infinite.reader import DUALS, Reader

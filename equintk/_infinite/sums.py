@@ -1,0 +1,153 @@
+"""Sums of random arrays over axes: means, by the law of large numbers, or Gaussians."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from . import fields
+from .algebra import is_positive, zero_mean
+from .averages import Average
+from .errors import NoLimitError
+from .layout import Root
+from .nodes import Atoms, Data, Field, PlaceOp, itself
+from .sources import Operand, Overlap
+
+
+def check_many(some: int, whole: int) -> None:
+    """Check that entries that are summed are a good part of an axis, as it grows."""
+    if some**2 < whole:
+        raise NoLimitError(
+            f"a sum over {some} of the {whole} entries of an axis that goes to "
+            "infinity: if they stay as few there is no limit; if they become more as "
+            "the axis grows, pass a wider model"
+        )
+
+
+def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
+    """`reduce_sum` of a random array."""
+    columns, dims, wide, whole = [], [], 1, 1
+    for axis in axes:
+        for part, factor in enumerate(field.axes[axis]):
+            is_wide, number = fields.position(field, axis, part)
+            if is_wide:
+                columns.append(number)
+                wide *= factor.size
+                whole = max(whole, factor.whole)
+            else:
+                dims.append((number, factor.size))
+    kept = tuple(a for i, a in enumerate(field.axes) if i not in axes)
+    if columns:
+        check_many(wide, whole)
+        for term in field.terms:
+            atoms.averaged |= {(root, c) for root in term.roots for c in columns}
+        return _law_of_large_numbers(field, axes, columns, dims, wide)
+    numbers = tuple(d for d, _ in dims)
+    sizes = dict(dims)
+
+    def apply(a: Any, m: Any, side: int) -> Any:
+        copies = math.prod(n for d, n in sizes.items() if a.shape[d] == 1)
+        return copies * a.sum(axis=numbers)
+
+    op_axes = kept
+    after = Field(op_axes, (), field.dtype).sizes
+    op = PlaceOp(("sum", numbers, field.sizes), apply, field.sizes, after, False, True)
+    return fields.map_places(atoms, field, op, op_axes)
+
+
+def _law_of_large_numbers(
+    field: Field, axes: Sequence[int], columns: list[int], dims: Any, wide: int
+) -> Data:
+    for term in field.terms:
+        for root in term.roots:
+            if not root.varies_along(columns):
+                raise NoLimitError(
+                    "a sum over an axis that goes to infinity of something random that "
+                    "does not vary along it"
+                )
+    rank = len(field.sizes)
+    shape, copies, target = [], [], []
+    kept_dims = []
+    for i, axis in enumerate(field.axes):
+        if i in axes:
+            continue
+        is_lazy = all(f.kind != "place" for f in axis)
+        shape.append(math.prod(f.size for f in axis))
+        copies.append(is_lazy)
+        target.append(1 if is_lazy else shape[-1])
+        for part, factor in enumerate(axis):
+            is_wide, number = fields.position(field, i, part)
+            kept_dims.append((None if is_wide else number, factor.size, is_lazy))
+    others = [(d, n) for d, n in dims]
+
+    def compute(m: Any, side: int) -> Any:
+        mean = m.mean(field.terms, rank, side)
+        for d, n in others:
+            mean = mean.sum(axis=d, keepdims=True) * (n if mean.shape[d] == 1 else 1)
+        # Axes that hold places are written out; the others keep size 1.
+        order = [d for d, _, _ in kept_dims if d is not None]
+        mean = mean.transpose([*order, *(d for d in range(rank) if d not in order)])
+        mean = mean.reshape(mean.shape[: len(order)])
+        have = iter(mean.shape)
+        sizes = [1 if d is None else next(have) for d, _, _ in kept_dims]
+        mean = mean.reshape(sizes)
+        whole = [
+            size if lazy else n
+            for size, (_, n, lazy) in zip(sizes, kept_dims, strict=True)
+        ]
+        mean = jnp.broadcast_to(mean, whole)
+        return (wide * mean).reshape(target).astype(field.dtype)
+
+    added = float(math.prod(n for _, n in dims) * wide)
+    average = Average(float(wide), added, False, False)
+    if zero_mean(field.terms):
+        value = np.zeros([1 if c else n for n, c in zip(shape, copies, strict=True)])
+        return Data(
+            tuple(shape), tuple(copies), field.dtype, lambda m, side: None,
+            value.astype(field.dtype), average,
+        )  # fmt: skip
+    return Data(
+        tuple(shape), tuple(copies), field.dtype, compute, None,
+        average._replace(positive=is_positive(field.terms)),
+    )  # fmt: skip
+
+
+def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
+    """The sum over wide axes of a product of mean zero: a new Gaussian array."""
+    columns, summed_dims, wide, whole = [], [], 1, 1
+    for axis in axes:
+        for part, factor in enumerate(field.axes[axis]):
+            is_wide, number = fields.position(field, axis, part)
+            if is_wide:
+                columns.append(number)
+                wide *= factor.size
+                whole = max(whole, factor.whole)
+            else:
+                summed_dims.append(number)
+    check_many(wide, whole)
+    for term in field.terms:
+        atoms.averaged |= {(root, c) for root in term.roots for c in columns}
+        atoms.contracted |= {root.origin for root in term.roots}
+    kept_axes = tuple(a for i, a in enumerate(field.axes) if i not in axes)
+    result = Field(kept_axes, (), field.dtype)
+    kept_columns = [c for c in range(field.n_wide) if c not in columns]
+    for term in field.terms:
+        for root in term.roots:
+            if not root.varies_along(columns) or not all(
+                root.varies_along([c]) for c in kept_columns
+            ):
+                raise NoLimitError(
+                    "a product of random arrays is summed over an axis along which one "
+                    "of them does not vary"
+                )
+    operand = Operand(field.terms, field.sizes, tuple(sorted(summed_dims)), (), wide)
+    rank = len(result.sizes)
+    source = Overlap(operand, tuple(columns), rank)
+    strides = tuple(
+        tuple(int(a == b) for b in range(result.n_wide)) for a in range(result.n_wide)
+    )
+    root = Root(("overlap",), (), (0,) * result.n_wide, strides)
+    atom = atoms.drawn(source, root)
+    return Field(kept_axes, (itself(atom),), field.dtype)
