@@ -14,12 +14,12 @@ from .._programs import Programs
 from .._progress import reporter
 from .._types import Examples, Integer, Key, Model, Progress
 from .arguments import Arguments, numbers, read_model
-from .hermite import ORDERS
+from .functions.hermite import ORDERS
 from .identities import identities
 from .kernels import checked_tolerance, too_large
+from .numbers.sampling import shifts
 from .pair import flipped
 from .program import read
-from .sampling import shifts
 
 
 class EstimatedKernels(NamedTuple):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Text
-from .data import POINTWISE
-from .drawer import Drawer
-from .hermite import plane
+from .arrays.data import POINTWISE
+from .arrays.drawer import Drawer
+from .functions.hermite import plane
 from .nodes import Atoms
 from .reader import DUALS, GIVEN, RULES, Reader
 

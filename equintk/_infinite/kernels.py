@@ -17,7 +17,7 @@ from .._parameters import partition, wide_dtype
 from .._progress import reporter
 from .._types import Examples, Integer, Model, Number, Progress, Text
 from .arguments import Arguments, numbers, read_model
-from .hermite import ORDERS
+from .functions.hermite import ORDERS
 from .identities import identities
 from .pair import Pair, digest, pair_of
 from .program import read

@@ -1,9 +1,9 @@
 """What stands for the arrays of a model: `Data`, `Par` and `Field`.
 
-All are symbols; numbers come in `moments`. An `Atom` is an array of which each entry is
-a random number of mean zero; equal atoms are one object, so that two functions of one
-Gaussian are seen to be that. The arrays of an atom, a coefficient or a covariance have
-one dimension per place or copies factor of the field, of its size or of size 1.
+All are symbols; their numbers come in `numbers`. An `Atom` is an array of which each
+entry is a random number of mean zero; equal atoms are one object, so that two functions
+of one Gaussian are seen to be that. Arrays of an atom, a coefficient or a covariance
+have one dimension per place or copies factor of the field, of its size or of size 1.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 
 from .averages import Average
 from .errors import NoLimitError
-from .functions import IDENTITY, Function
+from .functions.function import IDENTITY, Function
 from .layout import Axes, Factor, Root, WideOp, related
 
 _numbers = itertools.count()

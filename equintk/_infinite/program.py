@@ -11,14 +11,15 @@ import jax.tree_util as jtu
 
 from .._parameters import wide_dtype
 from .._trace.flatten import flatten
-from . import data as deterministic, fields, parameters, rules as rules
+from . import rules as rules
 from .arguments import Uses
-from .drawer import Drawer
-from .duals import Duals
+from .arrays import data as deterministic, fields, parameters
+from .arrays.drawer import Drawer
 from .errors import NoLimitError
+from .functions.duals import Duals
 from .layout import Root
-from .moments import Moments
 from .nodes import Atoms, Field
+from .numbers.moments import Moments
 from .reader import DUALS, Reader
 
 Priors = Callable[[int], tuple[Any, Any]]

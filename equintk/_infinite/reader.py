@@ -10,13 +10,20 @@ from jax.core import Tracer
 from jax.extend.core import JaxprEqn
 
 from .._trace.flatten import Environment, Flat, aval, inlined
-from . import algebra, composed, data as deterministic, fields, parameters, pointwise
-from .data import POINTWISE
-from .drawer import Drawer
+from .arrays import (
+    algebra,
+    composed,
+    data as deterministic,
+    fields,
+    parameters,
+    pointwise,
+)
+from .arrays.data import POINTWISE
+from .arrays.drawer import Drawer
+from .arrays.pieces import Pieces, piecewise
 from .errors import NoLimitError, line, located
-from .functions import Function
+from .functions.function import Function
 from .nodes import Atoms, Data, Drawn, Field, Par, Term, itself
-from .pieces import Pieces, piecewise
 
 Value = Data | Par | Field | Pieces
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")

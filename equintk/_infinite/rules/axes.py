@@ -6,7 +6,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
-from .. import fields, parameters
+from ..arrays import fields, parameters
 from ..errors import NoLimitError
 from ..nodes import Par
 from ..reader import Reader, rule

@@ -7,13 +7,13 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
-from .. import data as deterministic, fields
-from ..algebra import filled, zero_mean
-from ..contraction import contracted, convolved
+from ..arrays import data as deterministic, fields
+from ..arrays.algebra import filled, zero_mean
+from ..arrays.contraction import contracted, convolved
+from ..arrays.sums import overlap, summed
 from ..errors import NoLimitError
 from ..nodes import Data, Field, Par, Term
 from ..reader import Reader, rule
-from ..sums import overlap, summed
 
 
 @rule("reduce_sum")

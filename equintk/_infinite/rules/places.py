@@ -7,7 +7,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
-from .. import data as deterministic, fields
+from ..arrays import data as deterministic, fields
 from ..errors import NoLimitError
 from ..nodes import Data, Par
 from ..reader import Reader, rule

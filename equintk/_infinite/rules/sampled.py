@@ -8,7 +8,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval, evaluate
-from .. import fields
+from ..arrays import fields
 from ..errors import NoLimitError
 from ..layout import Factor
 from ..nodes import Field, Par, itself

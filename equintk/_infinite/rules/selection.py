@@ -8,7 +8,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
-from .. import data as deterministic, fields, parameters
+from ..arrays import data as deterministic, fields, parameters
 from ..errors import NoLimitError
 from ..nodes import Data, Field, Par
 from ..reader import Reader, rule

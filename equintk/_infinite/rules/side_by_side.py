@@ -6,11 +6,11 @@ from typing import Any
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from .. import fields, joins
+from ..arrays import fields, joins
+from ..arrays.pieces import Pieces
 from ..errors import NoLimitError
 from ..layout import Factor
 from ..nodes import Data, Field, Par
-from ..pieces import Pieces
 from ..reader import Reader, rule
 
 

@@ -11,13 +11,13 @@ import pytest
 from jax.scipy.special import erf
 
 import equintk as nt
-from equintk._infinite import waves
-from equintk._infinite.arccos import rectified
-from equintk._infinite.drawer import Drawer
-from equintk._infinite.functions import Function, multiple
+from equintk._infinite.arrays.drawer import Drawer
+from equintk._infinite.functions import waves
+from equintk._infinite.functions.arccos import rectified
+from equintk._infinite.functions.function import Function, multiple
+from equintk._infinite.functions.spelling import is_odd, recognised, smooth, two_sided
 from equintk._infinite.nodes import Atoms
 from equintk._infinite.reader import DUALS, Reader
-from equintk._infinite.spelling import is_odd, recognised, smooth, two_sided
 
 OPTIONS: dict[str, Any] = {"parameterization": "ntk", "W_std": 1.3, "b_std": 0.2}
 EXACT: dict[str, Any] = OPTIONS | {"tolerance": 1e-300}  # a series of any length raises

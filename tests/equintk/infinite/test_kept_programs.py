@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 
 import equintk as nt
-from equintk._infinite import functions
+from equintk._infinite.functions import function as functions
 
 
 class Counted(eqx.Module):

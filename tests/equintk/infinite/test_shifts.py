@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equintk._infinite.shifts import Window, convolved
+from equintk._infinite.numbers.shifts import Window, convolved
 
 
 def by_definition(k, windows, rank, diagonal):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import equintk as nt
-from equintk._infinite.functions import Function
-from equintk._infinite.unseen import narrow, unseen
+from equintk._infinite.functions.function import Function
+from equintk._infinite.functions.unseen import narrow, unseen
 
 HIDDEN = {
     "one band": lambda z: jnp.where(jnp.abs(z - 0.7) < 1e-5, 100.0, z),

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from .._trace.flatten import evaluate
+from ..._trace.flatten import evaluate
+from ..errors import NoLimitError
+from ..nodes import Par
 from .data import POINTWISE
-from .errors import NoLimitError
-from .nodes import Par
 
 
 class Pieces(NamedTuple):

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import NoLimitError
+from ..layout import Axis, Factor
+from ..nodes import Atoms, Field, LeafPart, Par, itself
+from ..numbers.shifts import Window
+from ..numbers.sources import Operand
 from . import fields, parameters
 from .algebra import zero_mean
 from .drawer import Drawer
-from .errors import NoLimitError
-from .layout import Axis, Factor
-from .nodes import Atoms, Field, LeafPart, Par, itself
 from .parameters import Spans
-from .shifts import Window
-from .sources import Operand
 from .sums import check_many
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import duals, hermite, sampling
+from ..errors import NoLimitError
+from ..functions import duals, hermite
+from ..functions.spelling import is_odd
+from ..nodes import Atom, Drawn, Mixed, Moved, Term, components
+from . import sampling
 from .covariances import moved
-from .errors import NoLimitError
-from .nodes import Atom, Drawn, Mixed, Moved, Term, components
-from .spelling import is_odd
 
 
 def expected(

@@ -7,13 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ..averages import Average
+from ..errors import NoLimitError
+from ..layout import Root
+from ..nodes import Atoms, Data, Field, PlaceOp, itself
+from ..numbers.sources import Operand, Overlap
 from . import fields
 from .algebra import is_positive, zero_mean
-from .averages import Average
-from .errors import NoLimitError
-from .layout import Root
-from .nodes import Atoms, Data, Field, PlaceOp, itself
-from .sources import Operand, Overlap
 
 
 def check_many(some: int, whole: int) -> None:

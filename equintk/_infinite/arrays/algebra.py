@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import data as deterministic, fields, noise
-from .averages import Average, merged, multiplied
-from .errors import NoLimitError
-from .fields import ones
-from .functions import (
+from ..averages import Average, merged, multiplied
+from ..errors import NoLimitError
+from ..functions.function import (
     Function,
     is_nonnegative,
     linear,
@@ -21,8 +19,9 @@ from .functions import (
     scaled,
     total,
 )
-from .layout import Axes, Factor, WideOp
-from .nodes import (
+from ..functions.spelling import is_odd
+from ..layout import Axes, Factor, WideOp
+from ..nodes import (
     Atom,
     Atoms,
     Data,
@@ -34,7 +33,8 @@ from .nodes import (
     itself,
     one_order,
 )
-from .spelling import is_odd
+from . import data as deterministic, fields, noise
+from .fields import ones
 
 _FEW = 2  # terms that are sampled one by one
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from .errors import NoLimitError
-from .functions import linear
-from .layout import Axes, Factor, Root
-from .nodes import Atom, Atoms, Data, Drawn, Field, Noise, Term
+from ..errors import NoLimitError
+from ..functions.function import linear
+from ..layout import Axes, Factor, Root
+from ..nodes import Atom, Atoms, Data, Drawn, Field, Noise, Term
 
 
 def bits(eqn: JaxprEqn, key: Data, result: Data) -> Data:

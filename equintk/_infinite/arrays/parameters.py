@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import NoLimitError
-from .layout import Root, Span
-from .nodes import LeafPart, Par
+from ..errors import NoLimitError
+from ..layout import Root, Span
+from ..nodes import LeafPart, Par
 
 _EVERYWHERE = 1 << 62
 

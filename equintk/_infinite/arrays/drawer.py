@@ -8,12 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ..errors import NoLimitError
+from ..layout import Axes, Axis, Factor, Root
+from ..nodes import Atoms, Data, Field, LeafPart, Par, Term, itself
+from ..numbers.sources import Operand, Parameter
 from . import data as deterministic, parameters
-from .errors import NoLimitError
-from .layout import Axes, Axis, Factor, Root
-from .nodes import Atoms, Data, Field, LeafPart, Par, Term, itself
 from .parameters import Spans, index_of, parts_along
-from .sources import Operand, Parameter
 
 
 @dataclass(frozen=True, eq=False)

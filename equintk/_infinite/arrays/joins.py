@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from ..averages import merged
+from ..errors import NoLimitError
+from ..layout import Factor
+from ..nodes import Atoms, Data, Field, Term
 from . import algebra, data as deterministic, fields
-from .averages import merged
-from .errors import NoLimitError
-from .layout import Factor
-from .nodes import Atoms, Data, Field, Term
 
 
 def concatenate(atoms: Atoms, parts: Sequence[Field], axis: int) -> Field:

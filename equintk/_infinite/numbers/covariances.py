@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .nodes import Atom, Drawn, Joined, Mixed, Moved, PlaceOp, Sum, dependent, itself
+from ..nodes import Atom, Drawn, Joined, Mixed, Moved, PlaceOp, Sum, dependent, itself
 
 
 def turn(atom: Atom) -> tuple[int, int]:

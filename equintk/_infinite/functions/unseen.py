@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
 
-from .._trace.flatten import Environment, Flat, evaluate, flatten, inlined, subjaxpr
-from .functions import Function
+from ..._trace.flatten import Environment, Flat, evaluate, flatten, inlined, subjaxpr
+from .function import Function
 
 _STEP = 2.0**-10
 _REACH, _FAR = 8, 40

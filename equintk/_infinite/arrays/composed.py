@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from .._trace.flatten import aval
+from ..._trace.flatten import aval
+from ..averages import merged
+from ..errors import NoLimitError
+from ..functions.function import Function, scaled, total
+from ..nodes import Atoms, Data, Field, Term, checked_gaussian, itself
 from . import data as deterministic, fields
 from .algebra import add, data_of, is_tangent, multiply
-from .averages import merged
-from .errors import NoLimitError
-from .functions import Function, scaled, total
-from .nodes import Atoms, Data, Field, Term, checked_gaussian, itself
 
 
 def composed(

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .errors import NoLimitError
-from .nodes import Atom, Computed, Mixed, Moved, Term
+from ..errors import NoLimitError
+from ..nodes import Atom, Computed, Mixed, Moved, Term
 
 DIMENSIONS = 256
 """The largest number of Gaussians of an expectation, those of both examples."""

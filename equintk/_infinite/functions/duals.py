@@ -5,11 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ..errors import NoLimitError
 from . import hermite, waves
 from .arccos import half_moment, moment, rectified
-from .errors import NoLimitError
 from .forms import number
-from .functions import Function, multiple
+from .function import Function, multiple
 from .spelling import TwoSided, recognised, smooth, two_sided
 
 Expansion = Callable[[int], hermite.Series]

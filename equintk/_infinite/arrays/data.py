@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from .._trace.flatten import aval, evaluate
+from ..._trace.flatten import aval, evaluate
+from ..averages import Average, after, merged
+from ..layout import groups
+from ..nodes import Data
 from . import noise
-from .averages import Average, after, merged
-from .layout import groups
-from .nodes import Data
 
 POINTWISE = frozenset(
     "add sub mul div rem max min exp exp2 log log1p expm1 tanh logistic sin cos tan "

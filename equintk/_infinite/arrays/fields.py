@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ..errors import NoLimitError
+from ..layout import Axes, Axis, Factor, WideOp, axis_size
+from ..nodes import Atom, Atoms, Data, Field, PlaceOp, Term, itself
 from . import data as deterministic
-from .errors import NoLimitError
-from .layout import Axes, Axis, Factor, WideOp, axis_size
-from .nodes import Atom, Atoms, Data, Field, PlaceOp, Term, itself
 
 
 def from_data(array: Data) -> Field:

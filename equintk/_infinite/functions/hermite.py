@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .arccos import root
-from .functions import Function, derivative
+from .function import Function, derivative
 from .unseen import unseen
 
 ORDERS = (32, 64, 128, 256)

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from .._trace.flatten import aval
+from ..._trace.flatten import aval
+from ..averages import Average, merged
+from ..errors import NoLimitError
+from ..nodes import Atom, Atoms, Data, Field, Term, itself
 from . import data as deterministic, fields, noise
 from .algebra import (
     add,
@@ -19,11 +22,8 @@ from .algebra import (
     normalised,
     times_number,
 )
-from .averages import Average, merged
 from .composed import composed, of_numbers
-from .errors import NoLimitError
 from .fields import ones
-from .nodes import Atom, Atoms, Data, Field, Term, itself
 
 
 def pointwise(atoms: Atoms, eqn: JaxprEqn, operands: list[Field | Data]) -> Field:

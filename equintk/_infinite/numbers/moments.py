@@ -13,9 +13,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from . import covariances, duals
+from ..functions import duals
+from ..nodes import Atom, Data, Term
+from . import covariances
 from .expectations import expected
-from .nodes import Atom, Data, Term
 
 Variance = Callable[[Any], tuple[Any, Any]]
 """Of a source's parameter: its variance, and the rate at which the kernel grows."""

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._trace.flatten import Environment, Flat, aval, evaluate, flatten
+from ..._trace.flatten import Environment, Flat, aval, evaluate, flatten
 from . import forms
 from .forms import Form, Wave, number
-from .functions import Function
+from .function import Function
 from .parity import parity
 
 _DEGREE = 16

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .errors import NoLimitError
+from ..errors import NoLimitError
+from ..nodes import Term, one_order
 from .moments import Moments
-from .nodes import Term, one_order
 from .shifts import Window, convolved
 
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._trace.flatten import Environment, Flat, aval
+from ..._trace.flatten import Environment, Flat, aval
 
 _ODD = frozenset(
     "sin tan asin atan sinh asinh atanh tanh erf erf_inv sign cbrt".split()

@@ -1,0 +1,1 @@
+"""Scalar functions, as the model spells them, and their expectations."""

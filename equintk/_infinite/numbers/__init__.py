@@ -1,0 +1,1 @@
+"""Moments of a pair of examples, asked for backwards from the output."""
