@@ -100,10 +100,12 @@ def pairwise(
     xs = [x1] if x2 is None else [x1, x2]
     blocks = [block_size(count(x), batch_size, pair_bytes) for x in xs]
     n_parts = 1 if x2 is not None else programs.parts(count(x1))
+    counts = [count(x) for x in xs]
     one_block = all(
-        block_size(count(x), batch_size, pair_bytes // n_parts**2) == count(x)
-        for x in xs
+        block_size(n, batch_size, pair_bytes // n_parts**2) == n for n in counts
     )
+    if max(counts) <= batch_size:
+        one_block |= programs.without_features(counts[0], counts[-1]) is not None
     if one_block and mesh is None and checkpoint is None:
         is_same = np.bool_(True) if x2 is None else None
         kernel, finite = programs.whole(arrays, x1, x2, is_same)

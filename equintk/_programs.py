@@ -19,6 +19,7 @@ from ._inputs import count
 Features = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 Kernel = Callable[[PyTree, PyTree, PyTree], PyTree]
 Flip = Callable[[PyTree], PyTree]
+Whole = Callable[[PyTree, PyTree, PyTree | None], PyTree]
 
 
 class Programs:
@@ -35,6 +36,8 @@ class Programs:
             their kernel, exactly its own flip if they are, and whether all of it is
             finite. With `None` for tiles of two sides, which are never the same.
         whole: the same of arrays and of examples that are one tile.
+        without_features: for the numbers of examples of both sides, a function of the
+            same that `whole` calls instead of `features` and `tile`; or `None`.
         parts: into how many parts `whole` cuts a tile of `n` examples with itself.
         place: writes a tile into a kernel, in place; with its flip, for one side.
     """
@@ -45,6 +48,7 @@ class Programs:
         kernel: Kernel,
         flip: Flip,
         parts: Callable[[int], int] = lambda n: 1,
+        without_features: Callable[[int, int], Whole | None] = lambda n1, n2: None,
     ):
         """Compile nothing yet.
 
@@ -55,8 +59,11 @@ class Programs:
             flip: the kernel of two tiles in the other order.
             parts: into how many parts a tile of `n` examples with itself is cut, of
                 which those below its diagonal are not computed.
+            without_features: for numbers of examples of both sides, a function of
+                arrays and of examples (`None` for the same again) to their kernel, for
+                which features need not be held; `None` where features are better.
         """
-        self.parts = parts
+        self.parts, self.without_features = parts, without_features
         self._features, self._kernel, self.flip = features, kernel, flip
         self.features = jax.jit(features)
         self.tile = jax.jit(self._tile)
@@ -71,6 +78,9 @@ class Programs:
     def _whole(
         self, arrays: PyTree, x1: PyTree, x2: PyTree, is_same: Array | None
     ) -> tuple[PyTree, Array]:
+        direct = self.without_features(count(x1), count(x1 if x2 is None else x2))
+        if direct is not None:
+            return self._checked(direct(arrays, x1, x2), is_same)
         shared, one = self._features(arrays, x1)
         if x2 is not None:
             two = self._features(arrays, x2)[1]

@@ -45,6 +45,7 @@ def backward(
     constants: Sequence[Array],
     xs: Sequence[Array],
     modes: Sequence[Mode],
+    cotangents: Sequence[Any],
 ) -> tuple[list[AtSites], list[Array]]:
     """For each tapped weight what it sees, for each ordinary leaf its gradients.
 
@@ -56,10 +57,9 @@ def backward(
         constants: what else is the same for all examples.
         xs: the example.
         modes: what becomes of each output array's axes.
+        cotangents: of each output array, raveled, for each output.
     """
     given = [*constants, *xs]
-    results = [aval(var) for var in structure.flat.jaxpr.outvars]
-    cotangents = _cotangents(results, modes)
     one = [jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in cotangents]
     kinds = []
 
@@ -214,19 +214,19 @@ def split(rows: Array, modes: Sequence[Mode]) -> list[Array]:
     """Rows of all outputs `(k, ...)` to `(e, f, t, ...)` for each output array."""
     parts, start = [], 0
     for mode in modes:
-        n = math.prod(mode.sizes)
-        parts.append(rows[start : start + n].reshape(*mode.sizes, *rows.shape[1:]))
+        n = math.prod(mode.present)
+        parts.append(rows[start : start + n].reshape(*mode.present, *rows.shape[1:]))
         start += n
     return parts
 
 
-def _cotangents(results: Sequence[Any], modes: Sequence[Mode]) -> list[Array]:
+def cotangents_of(results: Sequence[Any], modes: Sequence[Mode]) -> list[np.ndarray]:
     """For each entry of each output, in the order of its mode, a one among zeros."""
     total = sum(result.size for result in results)
     cotangents, start = [], 0
     for result, mode in zip(results, modes, strict=True):
         rows = np.zeros((total, result.size), result.dtype)
         rows[start + np.arange(result.size), mode.order] = 1
-        cotangents.append(jnp.asarray(rows))
+        cotangents.append(rows)
         start += result.size
     return cotangents

@@ -34,14 +34,45 @@ def contracted(one: Features, two: Features, precision: str) -> list[list[Array]
 
     The sum over features is the kernel, averaged over nothing: `t` axes are summed.
     """
-    parts = []
+    return completed(one, two, summands(one, two, precision), precision)
+
+
+def summands(one: Features, two: Features, precision: str) -> list[list[Array]]:
+    """For each feature and each output array, what its part of the kernel is linear in.
+
+    The sum over the entries of `t`: it may be taken of some of them at a time.
+    """
+    found = []
     for f1, f2 in zip(one, two, strict=True):
-        if isinstance(f1, Gram) and isinstance(f2, Gram):
-            parts.append(_gram(f1, f2, precision))
-        elif isinstance(f1, Dense) and isinstance(f2, Dense):
-            parts.append(_dense(f1, f2, precision))
+        if f1.weights is not None:
+            found.append(f1.weights)
+        elif isinstance(f1, Gram):
+            found.append(_of_derivatives(f1, f2, f1.derivatives, precision))
         else:
-            raise AssertionError("features of two kinds")
+            found.append(_of_gradients(f1, f2, f1.gradients, precision))
+    return found
+
+
+def completed(
+    one: Features, two: Features, sums: list[list[Array]], precision: str
+) -> list[list[Array]]:
+    """What `contracted` says, from the sums over the entries of `t`."""
+    parts = []
+    for f1, f2, total in zip(one, two, sums, strict=True):
+        if isinstance(f1, Gram):
+            if f1.weights is not None:
+                weighted = _weighted(f1, total)
+                total = _of_derivatives(f1, f2, weighted, precision)
+            seen = _seen(f1, f2, precision)
+            b, n, s, m, t = seen.shape
+            seen = seen.reshape(b, 1, n, 1, s, m, 1, t)
+            kernels = [_real(seen * part).sum((0, 4, 7)) for part in total]
+            parts.append([kernel.transpose(1, 3, 0, 2, 4) for kernel in kernels])
+        else:
+            if f1.weights is not None:
+                weighted = [_times(g, w) for g, w in zip(f1.gradients, total, strict=True)]
+                total = _of_gradients(f1, f2, weighted, precision)
+            parts.append(total)
     return parts
 
 
@@ -92,25 +123,28 @@ def n_parts(features: Features, n: int) -> int:
     return int(min(_MOST_PARTS, n, max(1, by_rows)))
 
 
-def _gram(one: Gram, two: Gram, precision: str) -> list[Array]:
-    seen = _seen(one, two, precision)
-    b, n, s, m, t = seen.shape
-    seen = seen.reshape(b, 1, n, 1, s, m, 1, t)
-    kernels = []
-    weights = one.weights or [None] * len(one.derivatives)
-    for d1, d2, w, (e, f) in zip(
-        one.derivatives, two.derivatives, weights, one.rows, strict=True
-    ):
-        # The same for all examples: as of a single one.
+def _of_derivatives(
+    one: Gram, two: Gram, derivatives: Sequence[Array], precision: str
+) -> list[Array]:
+    """Products of derivatives, `(b, e, n, f, s, m, f, t)`; alike for all, `n = m = 1`."""
+    (n, m), (b, s) = (f.activations.shape[0] for f in (one, two)), one.positions
+    products = []
+    for d1, d2, (e, f) in zip(derivatives, two.derivatives, one.rows, strict=True):
         k1, k2 = (1, 1) if d1.ndim == 1 else (n, m)
-        if w is not None:
-            d1 = _times(d1.reshape(k1, b, e * f * s, -1), w.reshape(b, 1, -1))
         rows1, rows2 = (d.reshape(k, b * e, f * s, -1) for d, k in ((d1, k1), (d2, k2)))
-        outputs = _products(rows1, rows2, precision)
-        outputs = outputs.reshape(b, e, k1, f, s, k2, f, t)
-        kernel = _real(seen * outputs).sum((0, 4, 7))
-        kernels.append(kernel.transpose(1, 3, 0, 2, 4))
-    return kernels
+        product = _products(rows1, rows2, precision)
+        products.append(product.reshape(b, e, k1, f, s, k2, f, two.positions[1]))
+    return products
+
+
+def _weighted(one: Gram, weights: Sequence[Array]) -> list[Array]:
+    """Derivatives of an averaged output, alike for all outputs, times their weights."""
+    b, s = one.positions
+    weighted = []
+    for d, w, (e, f) in zip(one.derivatives, weights, one.rows, strict=True):
+        rows = _times(d.reshape(-1, b, e * f * s, w.size // b), w.reshape(b, 1, -1))
+        weighted.append(rows.reshape(*d.shape[:-1], -1))
+    return weighted
 
 
 def _seen(one: Gram, two: Gram, precision: str) -> Array:
@@ -141,13 +175,11 @@ def _as_fine_as(array: Array, others: Sequence[Array]) -> Array:
     return array.astype(dtype if jnp.iscomplexobj(array) else jnp.finfo(dtype).dtype)
 
 
-def _dense(one: Dense, two: Dense, precision: str) -> list[Array]:
-    weights = one.weights or [None] * len(one.gradients)
+def _of_gradients(
+    one: Dense, two: Dense, gradients: Sequence[Array], precision: str
+) -> list[Array]:
     kernels = []
-    for g1, g2, w, rows in zip(
-        one.gradients, two.gradients, weights, one.rows, strict=True
-    ):
-        g1 = g1 if w is None else _times(g1, w)
+    for g1, g2, rows in zip(gradients, two.gradients, one.rows, strict=True):
         g1, g2 = (g.reshape(g.shape[0], *rows, -1) for g in (g1, g2))
         kernels.append(_real(_products(g1, g2, precision)).transpose(1, 3, 0, 2, 4))
     return kernels

@@ -28,7 +28,7 @@ from jax.extend.core import Var
 from jaxtyping import Array
 
 from .._parameters import common_dtype, wide_dtype
-from .._trace.flatten import Flat, aval, flatten, struct_of
+from .._trace.flatten import Flat, aval, depending, flatten, struct_of
 from .backward import AtSites, backward, split, with_offsets
 from .modes import Mode
 from .plan import is_gram
@@ -104,19 +104,21 @@ class FeatureProgram(NamedTuple):
     """How the features of one example are computed, read once for a model.
 
     Attributes:
-        flat: a jaxpr of the model's arrays and one example.
+        flat: a jaxpr of the model's arrays, cotangents of its outputs, one example.
         n_fixed: how many of its inputs are arrays of the model.
+        n_outputs: how many are cotangents.
         kind: the structure of the features.
         alike: for each of their arrays, whether it is the same for all examples.
     """
 
     flat: Flat
     n_fixed: int
+    n_outputs: int
     kind: Any
     alike: tuple[bool, ...]
 
     def __call__(
-        self, arrays: Sequence[Array], x: Sequence[Array]
+        self, arrays: Sequence[Array], cotangents: Sequence[Array], x: Sequence[Array]
     ) -> tuple[Features, Features]:
         """The features of a block of examples: what all have alike, and what varies.
 
@@ -125,17 +127,23 @@ class FeatureProgram(NamedTuple):
 
         Args:
             arrays: of the model.
+            cotangents: of each output array, raveled, for each output.
             x: the arrays of the examples, whose first axis counts them.
         """
+        fixed = [*arrays, *cotangents]
         found = jax.vmap(
-            lambda *xs: eval_jaxpr(self.flat.jaxpr, self.flat.consts, *arrays, *xs),
+            lambda *xs: eval_jaxpr(self.flat.jaxpr, self.flat.consts, *fixed, *xs),
             out_axes=[None if a else 0 for a in self.alike],
         )(*x)
+        return eqx.partition(self.features(found), self._is_alike)
+
+    def features(self, found: Sequence[Array]) -> Features:
+        """Its results for several examples, the first axis of those that vary."""
         arrays = [
             _rows_of_all(a, by_example=not alike)
             for a, alike in zip(found, self.alike, strict=True)
         ]
-        return eqx.partition(self.kind.unflatten(arrays), self._is_alike)
+        return self.kind.unflatten(arrays)
 
     def of_one(self) -> tuple[Features, Features]:
         """The shapes and dtypes of what it gives for a block of one example."""
@@ -151,6 +159,11 @@ class FeatureProgram(NamedTuple):
         return eqx.partition(self.kind.unflatten(structs), self._is_alike)
 
     @property
+    def leaves(self) -> list[tuple[int, ...]]:
+        """The numbers of the parameters of each of its features."""
+        return [feature.leaves for feature in self._is_alike]
+
+    @property
     def _is_alike(self) -> Any:
         return self.kind.unflatten(self.alike)
 
@@ -162,6 +175,7 @@ def read_features(
     modes: Sequence[Mode],
     n_pairs: int,
     by_leaf: bool,
+    cotangents: Sequence[Any],
 ) -> FeatureProgram:
     """How the features of one example of a model are computed.
 
@@ -173,29 +187,35 @@ def read_features(
         modes: what becomes of each output array's axes.
         n_pairs: the number of pairs that one example is in.
         by_leaf: whether the kernel of each leaf is wanted, and not their sum alone.
+        cotangents: of each output array, raveled, for each output of which there are
+            features at a time; their shapes will do.
     """
     structure = structure_of(flat, n_leaves, fuse=not by_leaf)
     kinds = []
+    n_outputs = len(cotangents)
 
     def one(*given: Array) -> list[Array]:
-        leaves, rest = list(given[:n_leaves]), given[n_leaves:]
-        constants, xs = rest[: n_fixed - n_leaves], rest[n_fixed - n_leaves :]
-        features = _features(structure, leaves, constants, xs, modes, n_pairs, by_leaf)
+        leaves, constants = list(given[:n_leaves]), given[n_leaves:n_fixed]
+        cotangents, xs = given[n_fixed : n_fixed + n_outputs], given[n_fixed + n_outputs :]
+        features = _features(
+            structure, leaves, constants, xs, modes, cotangents, n_pairs, by_leaf
+        )
         arrays, kind = jtu.tree_flatten_with_path(features)
         names = [path[1].name for path, _ in arrays]
         kinds.append((kind, names))
         return [array for _, array in arrays]
 
-    program = flatten(one, *map(struct_of, flat.jaxpr.invars))
+    inputs = [struct_of(var) for var in flat.jaxpr.invars]
+    program = flatten(one, *inputs[:n_fixed], *cotangents, *inputs[n_fixed:])
     ((kind, names),) = kinds
     # Derivatives by the last layer's result are often the same for all examples.
+    of_example = depending(program, program.jaxpr.invars[n_fixed + n_outputs :])
     alike = tuple(
-        not varies and name in ("offsets", "derivatives", "weights")
-        for varies, name in zip(
-            _depends_on_inputs(program, n_fixed), names, strict=True
-        )
+        name in ("offsets", "derivatives", "weights")
+        and not (isinstance(result, Var) and result in of_example)
+        for result, name in zip(program.jaxpr.outvars, names, strict=True)
     )
-    return FeatureProgram(program, n_fixed, kind, alike)
+    return FeatureProgram(program, n_fixed, n_outputs, kind, alike)
 
 
 def features_of_outputs(
@@ -216,17 +236,19 @@ def _features(
     constants: Sequence[Array],
     xs: Sequence[Array],
     modes: Sequence[Mode],
+    cotangents: Sequence[Array],
     n_pairs: int,
     by_leaf: bool,
 ) -> Features:
     """The features of one example."""
-    at_sites, rows = backward(structure, leaves, constants, xs, modes)
+    at_sites, rows = backward(structure, leaves, constants, xs, modes, cotangents)
     features: Features = []
     grams: dict[Any, list[tuple[Tapped, AtSites]]] = {}
     for tapped, found in zip(structure.tapped, at_sites, strict=True):
         if is_gram(tapped, modes, n_pairs, found.weights is not None):
             source = tapped.leaf if by_leaf else tapped.source
-            grams.setdefault(source, []).append((tapped, found))
+            group = grams.setdefault((source, found.weights is None), [])
+            group.append((tapped, found))
         else:
             features.append(_dense(tapped, found, modes))
     features += [_gram(group, modes) for group in grams.values()]
@@ -269,34 +291,35 @@ def _contracted(derivatives: Array, activations: Array) -> Array:
 def _gram(group: Sequence[tuple[Tapped, AtSites]], modes: Sequence[Mode]) -> Gram:
     derivatives: list[Array] = []
     weights: list[Array] = []
+    separable = group[0][1].weights is not None
     for o in range(len(modes)):
-        parts, factors = [], []
+        parts = []
         for _, found in group:
             d = found.derivatives
-            if found.weights is None:
+            if separable:
+                d = d.transpose(1, 0, 2, 3)[:, None]
+            else:
                 d = split(d, modes)[o].transpose(3, 0, 1, 4, 2, 5)
                 d = d.reshape(*d.shape[:4], -1)
-                factors.append(jnp.ones((d.shape[0], d.shape[-1]), wide_dtype([d])))
-            else:
-                d = d.transpose(1, 0, 2, 3)[:, None]
-                factors.append(found.weights[o])
             parts.append(d)
         together = jnp.concatenate(parts, axis=-1)
         b, _, _, s, _ = together.shape
         # As rows of one output each, where they lie like that.
-        by_output = len(group) == b == s == 1 and group[0][1].weights is None
-        n_rows = math.prod(modes[o].sizes) if by_output else 1
+        by_output = len(group) == b == s == 1 and not separable
+        n_rows = math.prod(modes[o].present) if by_output else 1
         derivatives.append(together.reshape(n_rows, -1))
-        wide = wide_dtype(factors)
-        weights.append(jnp.concatenate([f.astype(wide) for f in factors], axis=-1))
-    plain = all(found.weights is None for _, found in group)
+        factors = [found.weights[o] for _, found in group if found.weights is not None]
+        if factors:
+            wide = wide_dtype(factors)
+            side_by_side = [f.astype(wide) for f in factors]
+            weights.append(jnp.concatenate(side_by_side, axis=-1).reshape(-1))
     numbers = tuple(leaf for tapped, _ in group for leaf in tapped.leaves)
     tapped, found = group[0]
     return Gram(
         found.activations.reshape(-1),
         None if found.offsets is None else found.offsets.reshape(-1),
         derivatives,
-        None if plain else weights,
+        weights if separable else None,
         tapped.sizes[:2],
         _rows(modes),
         numbers,
@@ -341,15 +364,6 @@ def _gradients(rows: Array, modes: Sequence[Mode]) -> list[Array]:
 
 def _rows(modes: Sequence[Mode]) -> tuple[tuple[int, int], ...]:
     return tuple(mode.sizes[:2] for mode in modes)
-
-
-def _depends_on_inputs(flat: Flat, n_fixed: int) -> list[bool]:
-    """For each result, whether it depends on any input but the first ones."""
-    varying = set(flat.jaxpr.invars[n_fixed:])
-    for eqn in flat.jaxpr.eqns:
-        if any(isinstance(v, Var) and v in varying for v in eqn.invars):
-            varying.update(eqn.outvars)
-    return [isinstance(v, Var) and v in varying for v in flat.jaxpr.outvars]
 
 
 # Gradients of up to this many parameters are put side by side.

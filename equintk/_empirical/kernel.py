@@ -65,7 +65,7 @@ def kernel(
     )
     parts, finite = pairwise(
         reading.programs, arrays, x1, x2,
-        _block(reading, min(batch_size, max(n1, n2)), n1 if x2 is None else None),
+        batch_size if n1<=batch_size and n2<=batch_size and reading.programs.without_features(n1,n2) else _block(reading, min(batch_size, max(n1, n2)), n1 if x2 is None else None),
         reporter(settings.progress, member.name),
         pair_bytes=reading.pair_bytes, out=settings.out, mesh=settings.mesh,
         checkpoint=_checkpoint(member, reading, arrays, settings),

@@ -18,11 +18,14 @@ class Mode(NamedTuple):
         shape: of the output for one example.
         average: the axes over whose entries the kernel's diagonal is averaged.
         diagonal: the axes of which only the diagonal is kept. All others are coupled.
+        together: of how many of the averaged entries there are features at a time;
+            `None` for all.
     """
 
     shape: tuple[int, ...]
     average: tuple[int, ...]
     diagonal: tuple[int, ...]
+    together: int | None = None
 
     @property
     def coupled(self) -> tuple[int, ...]:
@@ -36,6 +39,12 @@ class Mode(NamedTuple):
         kinds = (self.diagonal, self.coupled, self.average)
         e, f, t = (math.prod(self.shape[d] for d in kind) for kind in kinds)
         return e, f, t
+
+    @property
+    def present(self) -> tuple[int, int, int]:
+        """The same of those entries of which there are features at a time."""
+        e, f, t = self.sizes
+        return e, f, t if self.together is None else self.together
 
     @property
     def order(self) -> np.ndarray:

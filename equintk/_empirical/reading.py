@@ -31,7 +31,9 @@ from .._programs import Programs
 from .._trace.flatten import Flat, aval, flatten
 from .._types import Axes, Examples, Model, Text, Trainable
 from .contraction import contracted, n_parts, pair_bytes
+from .backward import cotangents_of
 from .features import Features, features_of_outputs, read_features
+from .in_turns import Turns, turns_of
 from .modes import Mode, modes_of
 
 
@@ -188,14 +190,19 @@ def _read(
         features = lambda arrays, x: _output_features(flat, modes, arrays, x)
         one = [_one_of(s) for s in examples]
         shared, each = jax.eval_shape(features, arrays, one)
-        consts = flat.consts
+        consts, turns = flat.consts, lambda n1, n2: None
     else:
+        cotangents = cotangents_of(results, modes)
         program = read_features(
-            flat, len(params), len(order), modes, n_pairs, member.by_leaf
+            flat, len(params), len(order), modes, n_pairs, member.by_leaf, cotangents
         )
-        features = lambda arrays, x: program(arrays, jtu.tree_leaves(x))
+        features = lambda arrays, x: program(arrays, cotangents, jtu.tree_leaves(x))
         shared, each = program.of_one()
         consts = program.flat.consts
+        turns = turns_of(
+            flat, len(params), len(order), modes, n_pairs, member.by_leaf,
+            _bytes(each),
+        )
     return Reading(
         order,
         len(params),
@@ -208,12 +215,17 @@ def _read(
             how.of_pair,
             lambda tile: _flipped(tile, modes),
             functools.partial(n_parts, eqx.combine(each, shared)),
+            lambda n1, n2: how.in_turns(turns(n1, n2)),
         ),
         jax.jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
-        sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(each)),
+        _bytes(each),
         pair_bytes(eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),
     )
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(tree))
 
 
 def _one_of(struct: Any) -> Any:
@@ -254,10 +266,23 @@ class _Contraction(NamedTuple):
             jtu.tree_map(lambda a: a.reshape(n, -1, *a.shape[1:]), each)
         )
 
+    def in_turns(self, turns: Turns | None) -> Any:
+        if turns is None:
+            return None
+
+        def kernel(arrays, x1, x2):
+            leaves = None if x2 is None else jtu.tree_leaves(x2)
+            parts = turns(arrays, jtu.tree_leaves(x1), leaves, self.precision)
+            return self._finished(parts, turns.program.leaves)
+        return kernel
+
     def __call__(self, one: Features, two: Features) -> list[list[Array]]:
         parts = contracted(one, two, self.precision)
+        return self._finished(parts, [f.leaves for f in one])
+
+    def _finished(self, parts, leaves):
         if self.by_leaf:
-            order = sorted(range(len(one)), key=lambda i: one[i].leaves)
+            order = sorted(range(len(parts)), key=lambda i: leaves[i])
             groups = [[parts[i]] for i in order]
         else:
             groups = [parts]

@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal, Var
 from jaxtyping import Array
 
-from .._trace.flatten import Flat, aval, evaluate
+from .._trace.flatten import Flat, aval, depending, evaluate
 from .moves import MOVES
 
 
@@ -86,8 +86,8 @@ class Backward:
         invars, eqns = flat.jaxpr.invars, flat.jaxpr.eqns
         self._made_by = {var: i for i, eqn in enumerate(eqns) for var in eqn.outvars}
         self._eqns = eqns
-        self._of_outputs = _reached(flat, invars[:n_cotangents])
-        self._of_examples = _reached(flat, invars[len(invars) - n_inputs :])
+        self._of_outputs = depending(flat, invars[:n_cotangents])
+        self._of_examples = depending(flat, invars[len(invars) - n_inputs :])
 
     def separable(self, derivative: Any) -> Separable | None:
         """How this derivative is separated, or `None` where that is not seen."""
@@ -197,15 +197,6 @@ def _along(
             first = first if alike else None
         values[eqn.outvars[0]] = first
     return values
-
-
-def _reached(flat: Flat, start: Sequence[Any]) -> set[Any]:
-    """All variables that depend on any of these."""
-    reached = set(start)
-    for eqn in flat.jaxpr.eqns:
-        if any(isinstance(atom, Var) and atom in reached for atom in eqn.invars):
-            reached.update(eqn.outvars)
-    return reached
 
 
 _PRODUCTS = frozenset(("mul", "div", "neg", "convert_element_type"))

@@ -107,6 +107,15 @@ def aval(atom: Any) -> Any:
     return atom.aval
 
 
+def depending(flat: Flat, inputs: Sequence[Any]) -> set[Any]:
+    """All variables that depend on any of these, themselves included."""
+    found = set(inputs)
+    for eqn in flat.jaxpr.eqns:
+        if any(isinstance(atom, Var) and atom in found for atom in eqn.invars):
+            found.update(eqn.outvars)
+    return found
+
+
 def struct_of(var: Any) -> jax.ShapeDtypeStruct:
     """What a function is traced with in the place of a variable."""
     return jax.ShapeDtypeStruct(
