@@ -13,7 +13,7 @@ from jax.extend.core import DebugInfo, Jaxpr
 from jaxtyping import Array
 
 from .._parameters import wide_dtype
-from .._trace.flatten import aval, flatten
+from .._trace.flatten import flatten
 from .._trace.uses import Path
 from .modes import Mode
 from .separable import Backward, Separable

@@ -1,11 +1,13 @@
 """The kernel of two blocks of examples, from their features."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._parameters import common_dtype, wide_dtype
 from .features import Dense, Features, Gram
@@ -70,7 +72,9 @@ def completed(
             parts.append([kernel.transpose(1, 3, 0, 2, 4) for kernel in kernels])
         else:
             if f1.weights is not None:
-                weighted = [_times(g, w) for g, w in zip(f1.gradients, total, strict=True)]
+                weighted = [
+                    _times(g, w) for g, w in zip(f1.gradients, total, strict=True)
+                ]
                 total = _of_gradients(f1, f2, weighted, precision)
             parts.append(total)
     return parts
@@ -92,6 +96,27 @@ def pair_bytes(features: Features) -> int:
                 result = max(result, e * f * f * wide_dtype([gradient]).itemsize)
         largest = max(largest, held)
     return largest + 3 * result
+
+
+def array_bytes(tree: PyTree) -> int:
+    """Of all arrays of a tree, or of their shapes."""
+    return sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(tree))
+
+
+def summands_bytes(features: Features) -> int:
+    """Of what `summands` gives, for one pair of examples."""
+    total = 0
+    for feature in features:
+        if feature.weights is not None:
+            continue
+        if isinstance(feature, Gram):
+            arrays, (b, s) = feature.derivatives, feature.positions
+        else:
+            arrays, b, s = feature.gradients, 1, 1
+        for a, (e, f) in zip(arrays, feature.rows, strict=True):
+            if a.ndim > 1:  # else they are alike for all examples
+                total += b * s * s * e * f * f * wide_dtype([a]).itemsize
+    return total
 
 
 def n_parts(features: Features, n: int) -> int:
@@ -124,9 +149,9 @@ def n_parts(features: Features, n: int) -> int:
 
 
 def _of_derivatives(
-    one: Gram, two: Gram, derivatives: Sequence[Array], precision: str
+    one: Gram, two: Any, derivatives: Sequence[Array], precision: str
 ) -> list[Array]:
-    """Products of derivatives, `(b, e, n, f, s, m, f, t)`; alike for all, `n = m = 1`."""
+    """`(b, e, n, f, s, m, f, t)`; `n = m = 1` where they are alike for all examples."""
     (n, m), (b, s) = (f.activations.shape[0] for f in (one, two)), one.positions
     products = []
     for d1, d2, (e, f) in zip(derivatives, two.derivatives, one.rows, strict=True):
@@ -147,7 +172,7 @@ def _weighted(one: Gram, weights: Sequence[Array]) -> list[Array]:
     return weighted
 
 
-def _seen(one: Gram, two: Gram, precision: str) -> Array:
+def _seen(one: Gram, two: Any, precision: str) -> Array:
     """Products of what the weights see, `(b, n, s, m, t)`, of what biases see added."""
     a1, a2 = (
         f.activations.reshape(f.activations.shape[0], *f.positions, -1)
@@ -176,7 +201,7 @@ def _as_fine_as(array: Array, others: Sequence[Array]) -> Array:
 
 
 def _of_gradients(
-    one: Dense, two: Dense, gradients: Sequence[Array], precision: str
+    one: Dense, two: Any, gradients: Sequence[Array], precision: str
 ) -> list[Array]:
     kernels = []
     for g1, g2, rows in zip(gradients, two.gradients, one.rows, strict=True):

@@ -58,8 +58,8 @@ class Gram:
             it is the same for all examples.
         derivatives: for each output array `(n * rows, -1)`, what of one example is
             `(b, e, f, s, t * o)`; `(-1,)` where they are the same for all examples.
-        weights: of the entries in the kernel, `(b * t * o,)`, the same for all
-            examples; `None` where all are one.
+        weights: of the entries in the kernel where derivatives are those of one output
+            for all, `(b * o,)`, the same for all examples; else `None`.
         positions: the sizes of `b` and `s`.
         rows: for each output array the sizes of `e` and `f`.
         leaves: the numbers of the parameters.
@@ -85,8 +85,8 @@ class Dense:
 
     Attributes:
         gradients: for each output array `(n, e * f * t * p)`.
-        weights: of the entries of `t * p` in the kernel, the same for all examples;
-            `None` where all are one.
+        weights: of the entries in the kernel where gradients are those of one output
+            for all, `(p,)`, the same for all examples; else `None`.
         rows: for each output array the sizes of `e` and `f`.
         leaves: the numbers of the parameters.
     """
@@ -118,7 +118,7 @@ class FeatureProgram(NamedTuple):
     alike: tuple[bool, ...]
 
     def __call__(
-        self, arrays: Sequence[Array], cotangents: Sequence[Array], x: Sequence[Array]
+        self, arrays: Sequence[Array], cotangents: Sequence[Any], x: Sequence[Array]
     ) -> tuple[Features, Features]:
         """The features of a block of examples: what all have alike, and what varies.
 
@@ -196,7 +196,10 @@ def read_features(
 
     def one(*given: Array) -> list[Array]:
         leaves, constants = list(given[:n_leaves]), given[n_leaves:n_fixed]
-        cotangents, xs = given[n_fixed : n_fixed + n_outputs], given[n_fixed + n_outputs :]
+        cotangents, xs = (
+            given[n_fixed : n_fixed + n_outputs],
+            given[n_fixed + n_outputs :],
+        )
         features = _features(
             structure, leaves, constants, xs, modes, cotangents, n_pairs, by_leaf
         )

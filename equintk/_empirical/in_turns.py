@@ -1,16 +1,16 @@
-r"""Kernels averaged over many outputs, from features of a few outputs at a time.
+"""Kernels averaged over outputs, from features of a few outputs at a time.
 
-An averaged kernel is a sum over outputs, so features need not be held of all of them:
-of a few they stay in a processor's cache from where they are made to where they are
-contracted. What does not depend on the output is computed once, before the loop over
-outputs: the forward pass, activations, and derivatives that are separable.
+Such a kernel is a sum over outputs, so the features of all need not be held: those of a
+few stay in a processor's cache from where they are made to where they are contracted.
+What no output enters is computed once, before the loop: the forward pass, activations,
+derivatives that are separable. Of these products follow after the loop.
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -21,19 +21,31 @@ from jax.extend.core import DebugInfo, Jaxpr, Var
 from jaxtyping import Array
 
 from .._trace.flatten import Flat, aval, depending
-from .contraction import completed, summands
-from .features import FeatureProgram, Features, read_features
+from .contraction import array_bytes, completed, summands, summands_bytes
+from .features import Dense, FeatureProgram, Features, read_features
 from .modes import Mode
 
+# Features of all outputs, in bytes, up to which they stay in a cache anyway.
+_CACHED = 2**24
+
+# The same of the outputs of one turn; of one output at least.
+_ONE_TURN = 2**21
+
+# Examples from which on what is left out below a diagonal is worth more: tiles do that.
+_MOST = 512
+
+
 class Turns(NamedTuple):
-    """The features' program in two: what does not depend on outputs, and what does.
+    """Features in two steps: of what no output enters, and of the outputs of one turn.
 
     Attributes:
-        program: of the outputs of one turn.
-        before: of the model's arrays and an example; gives what `after` takes last.
-        after: of the model's arrays, cotangents, an example and that: the features.
-        varies: for each result of `before` whether it varies with the example.
+        program: the features of one turn.
+        before: of the model's arrays and an example to what `after` takes last.
+        after: of the model's arrays, cotangents, an example and that to the features.
+        varies: for each result of `before`, whether it varies with the example.
         outputs: the numbers of the outputs of each turn, -1 for none.
+        size: of the output.
+        dtype: of the output.
     """
 
     program: FeatureProgram
@@ -41,22 +53,38 @@ class Turns(NamedTuple):
     after: Flat
     varies: tuple[bool, ...]
     outputs: np.ndarray
-    shape: Any
+    size: int
+    dtype: Any
 
-    def __call__(
+    @property
+    def features_of_one(self) -> Features:
+        """The shapes and dtypes of the features of one example and turn."""
+        shared, each = self.program.of_one()
+        return eqx.combine(each, shared)
+
+    def contracted(
         self,
         arrays: Sequence[Array],
         x1: Sequence[Array],
         x2: Sequence[Array] | None,
         precision: str,
     ) -> list[list[Array]]:
-        """What `contracted` gives of the features of all outputs."""
-        one = (x1, self._before(arrays, x1))
-        two = None if x2 is None else (x2, self._before(arrays, x2))
+        """What `contraction.contracted` gives of the features of all outputs.
+
+        Args:
+            arrays: of the model.
+            x1: the arrays of the examples that index the rows.
+            x2: the same of the columns; `None` means `x1` again.
+            precision: of the products.
+        """
+        first = self._before(arrays, x1)
+        second = None if x2 is None else self._before(arrays, x2)
 
         def features(numbers: Array) -> tuple[Features, Features]:
-            f1 = self._after(arrays, numbers, *one)
-            return f1, f1 if two is None else self._after(arrays, numbers, *two)
+            one = self._after(arrays, numbers, x1, first)
+            if x2 is None or second is None:
+                return one, one
+            return one, self._after(arrays, numbers, x2, second)
 
         def add(total: Any, numbers: Array) -> tuple[Any, None]:
             part = summands(*features(numbers), precision)
@@ -64,16 +92,15 @@ class Turns(NamedTuple):
 
         outputs = jnp.asarray(self.outputs)
         shapes = jax.eval_shape(lambda: summands(*features(outputs[0]), precision))
-        total, _ = lax.scan(
-            add, jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), outputs
-        )
+        start = jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        total, _ = lax.scan(add, start, outputs)
+        # Of any turn: what is read of them is the same in all.
         return completed(*features(outputs[0]), total, precision)
 
     def _before(self, arrays: Sequence[Array], x: Sequence[Array]) -> list[Array]:
+        jaxpr, consts = self.before
         return jax.vmap(
-            lambda *xs: eval_jaxpr(
-                self.before.jaxpr, self.before.consts, *arrays, *xs
-            ),
+            lambda *xs: eval_jaxpr(jaxpr, consts, *arrays, *xs),
             out_axes=[0 if varies else None for varies in self.varies],
         )(*x)
 
@@ -82,16 +109,16 @@ class Turns(NamedTuple):
         arrays: Sequence[Array],
         numbers: Array,
         x: Sequence[Array],
-        before: list[Array],
+        before: Sequence[Array],
     ) -> Features:
-        cotangents = jax.nn.one_hot(numbers, self.shape.size, dtype=self.shape.dtype)
+        jaxpr, consts = self.after
+        # For no output a row of zeros.
+        cotangents = jax.nn.one_hot(numbers, self.size, dtype=self.dtype)
         found = jax.vmap(
-            lambda xs, before: eval_jaxpr(
-                self.after.jaxpr, self.after.consts, *arrays, cotangents, *xs, *before
-            ),
+            lambda xs, kept: eval_jaxpr(jaxpr, consts, *arrays, cotangents, *xs, *kept),
             in_axes=(0, [0 if varies else None for varies in self.varies]),
-            out_axes=[None if a else 0 for a in self.program.alike],
-        )(list(x), before)
+            out_axes=[None if alike else 0 for alike in self.program.alike],
+        )(list(x), list(before))
         return self.program.features(found)
 
 
@@ -104,74 +131,110 @@ def turns_of(
     by_leaf: bool,
     example_bytes: int,
 ) -> Callable[[int, int], Turns | None]:
-    """For the numbers of examples on both sides, how to take outputs in turns.
+    """For the numbers of examples on both sides, how outputs take turns.
 
-    `None` where features of all outputs at once are better.
+    `None` where features of all outputs at once are better: where they stay in a cache,
+    where there are convolutions in the backward pass, which are several times slower in
+    XLA's loops, and where most features are gradients, which are written faster for
+    many outputs at once.
+
+    Args:
+        flat: the model's jaxpr, as for `read_features`.
+        n_leaves: how many parameters there are.
+        n_fixed: how many arrays the model has.
+        modes: what becomes of each output array's axes.
+        n_pairs: the number of pairs that one example is in.
+        by_leaf: whether the kernel of each leaf is wanted.
+        example_bytes: of the features of one example and all outputs.
     """
-    read = functools.cache(
-        lambda together: _read(flat, n_leaves, n_fixed, modes, n_pairs, by_leaf, together)
-    )
+
+    @functools.cache
+    def read(together: int) -> Turns | None:
+        (mode,) = modes
+        turns = _read(
+            flat, n_leaves, n_fixed, mode._replace(together=together), n_pairs, by_leaf
+        )
+        gradients, derivatives = _written(turns.features_of_one)
+        return None if _convolves(turns.after) or gradients > derivatives else turns
 
     def turns(n1: int, n2: int) -> Turns | None:
-        n, t = max(n1, n2), modes[0].sizes[2]
+        n = max(n1, n2)
+        n_averaged = modes[0].sizes[2]
         held = n * example_bytes
-        if len(modes) > 1 or t == 1 or n > _MOST or held <= _CACHED or jax.default_backend() != "cpu":
+        is_small = held <= _CACHED or n > _MOST
+        if len(modes) > 1 or is_small or jax.default_backend() != "cpu":
             return None
-        together = max(1, int(_TOGETHER * t / held))
-        if 2 * together > t:
+        together = max(1, _ONE_TURN * n_averaged // held)
+        if 2 * together > n_averaged:
             return None
-        return read(-(-t // -(-t // together)))
+        # The same in each turn, as nearly as can be.
+        found = read(-(-n_averaged // -(-n_averaged // together)))
+        if found is None:
+            return None
+        # Sums are read and written in each turn: less than the features that are not.
+        features = found.features_of_one
+        sums = n1 * n2 * summands_bytes(features)
+        return found if sums <= n * sum(_written(features)) else None
+
     return turns
 
 
 def _read(
-    flat: Flat,
-    n_leaves: int,
-    n_fixed: int,
-    modes: Sequence[Mode],
-    n_pairs: int,
-    by_leaf: bool,
-    together: int,
-) -> Turns | None:
-    (mode,) = modes
-    (result,) = flat.jaxpr.outvars
-    e, f, t = mode.sizes
-    n_turns = -(-t // together)
-    numbers = np.full((e * f, n_turns * together), -1)
-    numbers[:, :t] = mode.order.reshape(e * f, t)
-    numbers = numbers.reshape(e * f, n_turns, together).swapaxes(0, 1)
-    numbers = numbers.reshape(n_turns, -1)
-    cotangents = jax.ShapeDtypeStruct((numbers.shape[1], aval(result).size), aval(result).dtype)
+    flat: Flat, n_leaves: int, n_fixed: int, mode: Mode, n_pairs: int, by_leaf: bool
+) -> Turns:
+    (result,) = map(aval, flat.jaxpr.outvars)
+    e, f, n_averaged = mode.sizes
+    *_, together = mode.present
+    n_turns = -(-n_averaged // together)
+    outputs = np.full((e * f, n_turns * together), -1)
+    outputs[:, :n_averaged] = mode.order.reshape(e * f, n_averaged)
+    outputs = outputs.reshape(e * f, n_turns, together).swapaxes(0, 1)
+    outputs = outputs.reshape(n_turns, e * f * together)
+    cotangents = jax.ShapeDtypeStruct((outputs.shape[1], result.size), result.dtype)
     program = read_features(
-        flat, n_leaves, n_fixed, [mode._replace(together=together)], n_pairs, by_leaf,
-        [cotangents],
+        flat, n_leaves, n_fixed, [mode], n_pairs, by_leaf, [cotangents]
     )
-    before, after, varies = _halves(program.flat, n_fixed, 1)
-    if "conv_general_dilated" in str(after.jaxpr):
-        return None
-    return Turns(program, before, after, varies, numbers, aval(result))
+    before, after, varies = _in_two(program.flat, n_fixed)
+    return Turns(program, before, after, varies, outputs, result.size, result.dtype)
 
 
-def _halves(flat: Flat, n_fixed: int, n_outputs: int):
-    jaxpr = flat.jaxpr
-    fixed, cotangents = jaxpr.invars[:n_fixed], jaxpr.invars[n_fixed : n_fixed + n_outputs]
-    xs = jaxpr.invars[n_fixed + n_outputs :]
-    of_outputs, of_examples = depending(flat, cotangents), depending(flat, xs)
-    first = [eqn for eqn in jaxpr.eqns if of_outputs.isdisjoint(eqn.outvars)]
-    then = [eqn for eqn in jaxpr.eqns if not of_outputs.isdisjoint(eqn.outvars)]
+def _in_two(flat: Flat, n_fixed: int) -> tuple[Flat, Flat, tuple[bool, ...]]:
+    """The equations that cotangents do not enter, and the others; see `Turns`."""
+    inputs, results = list(flat.jaxpr.invars), list(flat.jaxpr.outvars)
+    fixed, cotangents, xs = inputs[:n_fixed], inputs[n_fixed], inputs[n_fixed + 1 :]
+    of_outputs, of_examples = depending(flat, [cotangents]), depending(flat, xs)
+    first, then = [], []
+    for eqn in flat.jaxpr.eqns:
+        (first if of_outputs.isdisjoint(eqn.outvars) else then).append(eqn)
     made = {var for eqn in first for var in eqn.outvars}
-    read = [atom for eqn in then for atom in eqn.invars] + list(jaxpr.outvars)
+    read = [*(atom for eqn in then for atom in eqn.invars), *results]
     kept = list(dict.fromkeys(a for a in read if isinstance(a, Var) and a in made))
-    varies = tuple(var in of_examples for var in kept)
-    before = _jaxpr(jaxpr, [*fixed, *xs], kept, first)
-    after = _jaxpr(jaxpr, [*fixed, *cotangents, *xs, *kept], jaxpr.outvars, then)
-    return Flat(before, flat.consts), Flat(after, flat.consts), varies
+    before = _part(flat, [*fixed, *xs], kept, first)
+    after = _part(flat, [*fixed, cotangents, *xs, *kept], results, then)
+    return before, after, tuple(var in of_examples for var in kept)
 
-def _jaxpr(jaxpr, inputs, results, eqns):
+
+def _part(flat: Flat, inputs: list[Any], results: list[Any], eqns: list[Any]) -> Flat:
     names = ("",) * len(inputs), ("",) * len(results)
-    debug_info = DebugInfo("equintk", "backward", *names)
-    return Jaxpr(jaxpr.constvars, inputs, results, eqns, jaxpr.effects, debug_info)
+    debug_info = DebugInfo("equintk", "turns", *names)
+    jaxpr = flat.jaxpr
+    part = Jaxpr(jaxpr.constvars, inputs, results, eqns, jaxpr.effects, debug_info)
+    return Flat(part, flat.consts)
 
-_MOST=512
-_CACHED=float(os.environ.get('CACHED',24))*2**20
-_TOGETHER=float(os.environ.get('TOG',8))*2**20
+
+def _convolves(flat: Flat) -> bool:
+    """Also inside of loops and branches, which are in the text of the jaxpr."""
+    return "conv_general_dilated" in str(flat.jaxpr)
+
+
+def _written(features: Features) -> tuple[int, int]:
+    """Bytes of one example's gradients, and of its derivatives, that outputs enter."""
+    gradients = derivatives = 0
+    for feature in features:
+        if feature.weights is None:
+            if isinstance(feature, Dense):
+                gradients += array_bytes(feature.gradients)
+            else:  # one axis less where they are alike for all examples
+                varying = [d for d in feature.derivatives if d.ndim > 1]
+                derivatives += array_bytes(varying)
+    return gradients, derivatives

@@ -63,9 +63,12 @@ def kernel(
     reading, arrays = read(
         member, model, x1, settings.trainable, settings.precision, n_pairs
     )
+    block = min(batch_size, max(n1, n2))
+    in_tiles = settings.mesh is not None or settings.checkpoint is not None
+    if in_tiles or not _is_one_program(reading, block, n1, None if x2 is None else n2):
+        block = _block(reading, block)
     parts, finite = pairwise(
-        reading.programs, arrays, x1, x2,
-        batch_size if n1<=batch_size and n2<=batch_size and reading.programs.without_features(n1,n2) else _block(reading, min(batch_size, max(n1, n2)), n1 if x2 is None else None),
+        reading.programs, arrays, x1, x2, block,
         reporter(settings.progress, member.name),
         pair_bytes=reading.pair_bytes, out=settings.out, mesh=settings.mesh,
         checkpoint=_checkpoint(member, reading, arrays, settings),
@@ -121,16 +124,22 @@ def _checkpoint(
     return Checkpoint(settings.checkpoint, facts)
 
 
-def _block(reading: Reading, batch_size: int, n_alone: int | None) -> int:
-    """Examples per call of the features, of which `n_alone` are on both sides."""
+def _is_one_program(reading: Reading, batch_size: int, n1: int, n2: int | None) -> bool:
+    """Whether a program of its own does all; `n2=None` for the rows' examples again."""
+    programs, n_largest = reading.programs, max(n1, n2 or 0)
+    if n_largest > batch_size:
+        return False
+    if programs.without_features(n1, n1 if n2 is None else n2) is not None:
+        return True
+    is_cut = n2 is None and programs.parts(n1) > 1
+    return is_cut and n1 * reading.example_bytes <= _PROGRAM_BYTES
+
+
+def _block(reading: Reading, batch_size: int) -> int:
+    """Examples per call of the features."""
     if jax.default_backend() != "cpu":
         return batch_size
-    example_bytes = max(reading.example_bytes, 1)
-    if n_alone is not None and n_alone <= batch_size:
-        one_program = reading.programs.parts(n_alone) > 1
-        if one_program and n_alone * example_bytes <= _PROGRAM_BYTES:
-            return batch_size
-    most = max(1, _BLOCK_BYTES // example_bytes)
+    most = max(1, _BLOCK_BYTES // max(reading.example_bytes, 1))
     # A power of two: tiles are made of whole blocks.
     return batch_size if batch_size <= most else 2 ** int(math.log2(most))
 

@@ -27,11 +27,11 @@ from .._parameters import (
     refuse_other_outputs,
     wide_dtype,
 )
-from .._programs import Programs
+from .._programs import Programs, Whole
 from .._trace.flatten import Flat, aval, flatten
 from .._types import Axes, Examples, Model, Text, Trainable
-from .contraction import contracted, n_parts, pair_bytes
 from .backward import cotangents_of
+from .contraction import array_bytes, contracted, n_parts, pair_bytes
 from .features import Features, features_of_outputs, read_features
 from .in_turns import Turns, turns_of
 from .modes import Mode, modes_of
@@ -201,8 +201,8 @@ def _read(
         consts = program.flat.consts
         turns = turns_of(
             flat, len(params), len(order), modes, n_pairs, member.by_leaf,
-            _bytes(each),
-        )
+            array_bytes(each),
+        )  # fmt: skip
     return Reading(
         order,
         len(params),
@@ -218,14 +218,10 @@ def _read(
             lambda n1, n2: how.in_turns(turns(n1, n2)),
         ),
         jax.jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
-        _bytes(each),
+        array_bytes(each),
         pair_bytes(eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),
     )
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(a.size * a.dtype.itemsize for a in jtu.tree_leaves(tree))
 
 
 def _one_of(struct: Any) -> Any:
@@ -266,21 +262,25 @@ class _Contraction(NamedTuple):
             jtu.tree_map(lambda a: a.reshape(n, -1, *a.shape[1:]), each)
         )
 
-    def in_turns(self, turns: Turns | None) -> Any:
+    def in_turns(self, turns: Turns | None) -> Whole | None:
+        """Of the model's arrays and two blocks, the second `None` for the same."""
         if turns is None:
             return None
 
-        def kernel(arrays, x1, x2):
-            leaves = None if x2 is None else jtu.tree_leaves(x2)
-            parts = turns(arrays, jtu.tree_leaves(x1), leaves, self.precision)
+        def kernel(arrays: PyTree, x1: PyTree, x2: PyTree | None) -> list[list[Array]]:
+            two = None if x2 is None else jtu.tree_leaves(x2)
+            parts = turns.contracted(arrays, jtu.tree_leaves(x1), two, self.precision)
             return self._finished(parts, turns.program.leaves)
+
         return kernel
 
     def __call__(self, one: Features, two: Features) -> list[list[Array]]:
         parts = contracted(one, two, self.precision)
-        return self._finished(parts, [f.leaves for f in one])
+        return self._finished(parts, [feature.leaves for feature in one])
 
-    def _finished(self, parts, leaves):
+    def _finished(
+        self, parts: list[list[Array]], leaves: list[tuple[int, ...]]
+    ) -> list[list[Array]]:
         if self.by_leaf:
             order = sorted(range(len(parts)), key=lambda i: leaves[i])
             groups = [[parts[i]] for i in order]
