@@ -76,7 +76,7 @@ def _ways():
             yield pytest.param(name, together, marks=usually, id=f"{together}: {name}")
 
 
-@pytest.mark.parametrize(("name", "together"), _ways())
+@pytest.mark.parametrize(("name", "together"), list(_ways()))
 def test_averages_over_outputs_equal_float64_jacobians(name, together, monkeypatch):
     # Eleven outputs: three turns of four, of which the last has one too few.
     model, _, x1, x2, k11, k12 = reference_of(MODELS[name], name)
