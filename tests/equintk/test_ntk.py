@@ -144,7 +144,10 @@ def test_progress_writes_plain_lines_on_stderr(getkey, capsys):
     assert out == "" and "ntk: 1 of 1 blocks" in err
 
 
-@pytest.mark.parametrize("name", ["ntk", "ntk_full", "ntk_per_output"])
+@pytest.mark.parametrize(
+    "name",
+    ["ntk", pytest.param("ntk_full", marks=pytest.mark.slow), "ntk_per_output"],
+)
 def test_kernels_work_under_jit_vmap_and_grad(name, getkey):
     kernel = getattr(nt, name)
     build = lambda key: eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=key)

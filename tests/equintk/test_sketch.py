@@ -134,7 +134,7 @@ def test_a_sketch_with_room_for_all_parameters_is_exact(name, getkey):
     assert_close(got, average_of(exact))
 
 
-@pytest.mark.parametrize("proj_dim", [16, 128])
+@pytest.mark.parametrize("proj_dim", [16, pytest.param(128, marks=pytest.mark.slow)])
 def test_the_error_over_64_keys_follows_its_law_within_10_percent(proj_dim, getkey):
     model = eqx.nn.MLP(40, 1, 64, 1, jnp.tanh, use_bias=False, key=getkey())
     x = jr.normal(getkey(), (50, 40))
