@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments import schema, tree, validation
-from experiments.job import Asked, objective, run_job
+from experiments.job import Asked, objective, run_job, split_seeds
 from experiments.notebook import run as run
 from experiments.schema import ConfigError
 
@@ -32,9 +32,9 @@ def task(config: DictConfig) -> float | None:
         sys.exit(f"{error}\nNothing was computed.")
     asked = Asked.by_hydra(HydraConfig.get())
     if job.dry_run:
-        from experiments.sweep import preview
+        from experiments.sweep import Job, preview
 
-        print(preview([job], asked.since))
+        print(preview([Job([], split_seeds(job))], asked.since))
         return None
     alone = HydraConfig.get().mode == RunMode.RUN
     try:

@@ -60,7 +60,7 @@ def run(
     jobs = compose(config, job_overrides(arguments, presets, loader), loader)
     first = jobs[0].runs[0]
     if first.dry_run:
-        print(preview([run for job in jobs for run in job.runs], None))
+        print(preview(jobs, None))
         return
     try:
         store.make_room(first)
@@ -129,10 +129,10 @@ def compose(
     return jobs
 
 
-def preview(runs: Iterable[Config], since: float | None) -> str:
+def preview(jobs: Sequence[Job], since: float | None) -> str:
     """What would run and what is done, for `dry_run=true`."""
     lines, counts = [], Counter()
-    for place, run in {store.directory(run): run for run in runs}.items():
+    for place, (label, run) in _labelled(jobs).items():
         ended = store.ended_as(run, since)
         owner = claims.owner(place, run.claims.stale)
         if ended is not None:
@@ -143,7 +143,7 @@ def preview(runs: Iterable[Config], since: float | None) -> str:
             again = store.status(place)
             state = "would run" + (f" again, was {again}" if again else "")
         counts[state] += 1
-        lines.append(f"  {state:<12}  {place}  seed {run.seed}")
+        lines.append(f"  {state:<12}  {place}  {label}")
     total = ", ".join(f"{n} {state}" for state, n in counts.items())
     return "\n".join([*lines, f"{total}. Nothing was computed (dry_run=true)."])
 
@@ -151,31 +151,37 @@ def preview(runs: Iterable[Config], since: float | None) -> str:
 def _begin(config: DictConfig, jobs: Sequence[Job]) -> Record:
     """Write down what the sweep consists of."""
     directory = Path(config.hydra.sweep.dir)
-    swept = _swept([job.overrides for job in jobs])
-    runs: dict[Path, str] = {}
-    for job in jobs:
-        words = [word for word in job.overrides if word.split("=")[0] in swept]
-        for run in job.runs:
-            label = " ".join([*words, f"seed {run.seed}"])
-            runs.setdefault(store.directory(run), label)
+    labels = [(place, label) for place, (label, _) in _labelled(jobs).items()]
     first = jobs[0].runs[0]
     return progress.write(
         directory,
         {
             "command": sys.argv,
             "engine": config.hydra.runtime.choices["hydra/launcher"],
-            "swept": swept,
+            "swept": _swept(jobs),
             "force": first.force,
             "retry": first.retry,
             "stale": first.claims.stale,
-            "runs": progress.planned(directory, runs.items()),
+            "runs": progress.planned(directory, labels),
         },
     )
 
 
-def _swept(jobs: Sequence[Sequence[str]]) -> list[str]:
+def _labelled(jobs: Sequence[Job]) -> dict[Path, tuple[str, Config]]:
+    """Each run once, by its place, with what tells it from the others."""
+    swept = _swept(jobs)
+    runs: dict[Path, tuple[str, Config]] = {}
+    for job in jobs:
+        words = [word for word in job.overrides if word.split("=")[0] in swept]
+        for run in job.runs:
+            label = " ".join([*words, f"seed {run.seed}"])
+            runs.setdefault(store.directory(run), (label, run))
+    return runs
+
+
+def _swept(jobs: Sequence[Job]) -> list[str]:
     """The keys in which jobs differ."""
-    columns = zip(*jobs, strict=True)
+    columns = zip(*(job.overrides for job in jobs), strict=True)
     return [column[0].split("=")[0] for column in columns if len(set(column)) > 1]
 
 

@@ -8,8 +8,6 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Almost all the time goes into compiling programs that run once.
-jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_addoption(parser):
@@ -20,10 +18,17 @@ def pytest_addoption(parser):
         default="cpu",
         help="where JAX computes: cpu (the default, even where there is a GPU) or gpu",
     )
+    parser.addoption(
+        "--optimised",
+        action="store_true",
+        help="compile as for users; takes twice as long",
+    )
 
 
 def pytest_configure(config):
-    """Choose the device before anything is computed."""
+    """Choose the device, and how to compile for it, before anything is computed."""
+    if not config.getoption("--optimised"):
+        _compile_cheaply()
     if config.getoption("--device") == "cpu":
         jax.config.update("jax_platforms", "cpu")
         return
@@ -37,6 +42,15 @@ def pytest_configure(config):
             f"{error}. Install JAX for it, such as by `python -m pip install "
             '"jax[cuda13]"`, or leave the option out to compute on the CPU.'
         ) from error
+
+
+def _compile_cheaply():
+    """Almost all the time goes into compiling programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for processes of the tests
+    if jax.__version_info__[:2] == (0, 10):  # XLA ends the process at unknown flags
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def _reference(name):
 def forget_now_and_then_what_was_compiled():
     """Hundreds of models with their compiled programs would take gigabytes."""
     yield
-    if next(_DONE) % 25 == 0:
+    if next(_DONE) % 75 == 0:
         jax.clear_caches()
 
 

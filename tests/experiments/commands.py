@@ -1,5 +1,6 @@
 """Configs and commands as a user types them, in this process and in miniature."""
 
+import re
 import runpy
 import sys
 from functools import cache
@@ -58,6 +59,12 @@ def options() -> dict[str, list[str]]:
         for group, names in tree.options().items()
         if not group.startswith("hydra/")
     }
+
+
+def imported_by(log: str) -> set[str]:
+    """The packages that a process with `-X importtime` says it imported."""
+    found = re.findall(r"^import time:.*\| +(\S+)$", log, re.MULTILINE)
+    return {name.split(".")[0] for name in found}
 
 
 def run_command(*arguments: str) -> int:

@@ -116,6 +116,10 @@ def test_an_unknown_word_is_refused_with_the_words_there_are(group, option):
             "+analysis.expect={drift:{metric:kernel_drift,value:[1,-1]}}",
             r"expect.drift.value=\[1.0, -1.0\] must be the lowest",
         ),
+        (
+            "claims.stale=20",
+            "claims.stale=20.0 is so close to claims.heartbeat=.*Type claims.stale=30",
+        ),
         ("study=''", "study is empty; give a name such as study=default"),
         ("output_dir=''", "output_dir is empty"),
         (

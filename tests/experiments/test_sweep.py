@@ -1,15 +1,18 @@
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import experiments.analyze
 from experiments import pipeline
 from experiments.reading import load_runs
 from experiments.sweep import job_overrides
 
-from .commands import SMALL, run_command
+from .commands import ROOT, SMALL, imported_by, run_command
 
 pytestmark = pytest.mark.usefixtures("runs_may_set_jax")
 
@@ -65,6 +68,53 @@ def test_a_sweep_runs_every_job_and_later_skips_what_is_finished(tmp_path, capsy
     assert said.startswith("2 jobs, 6 runs, 4 finished before\n")
     assert said.count("relative test divergence") == 2
     assert len(load_runs(tmp_path)[0]) == 6
+
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "experiments.run", "-m",
+         f"output_dir={tmp_path}", *SMALL, *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("2 jobs, 4 runs, 4 finished before\n")
+    assert "hydra" in (imported := imported_by(done.stderr))
+    assert {"jax", "equintk"}.isdisjoint(imported)
+
+
+def test_a_dry_run_lists_what_would_run_and_what_is_done(tmp_path, capsys, monkeypatch):
+    assert sweep(tmp_path) == 0
+    capsys.readouterr()
+    (done,) = tmp_path.glob("default/r*")
+    monkeypatch.setattr(pipeline, "run", None)
+    assert run_command(f"output_dir={tmp_path}", *SMALL, "seeds=2", "dry_run=true") == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(
+        rf"  done +{done}  seed 0\n  would run .*/r\w{{12}}  seed 1\n1 done, .*\n", said
+    )
+    assert sweep(tmp_path, "loss=sum,mean", "dry_run=true") == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"^  done +{done}  loss=sum seed 0$", said, re.MULTILINE)
+    assert re.search(r"^  would run .*/r\w{12}  loss=mean seed 0$", said, re.MULTILINE)
+    assert said.endswith("1 done, 1 would run. Nothing was computed (dry_run=true).\n")
+    assert list(tmp_path.glob("default/r*")) == [done]
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_run_for_each_trial_and_says_which_was_best(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    trials = ("hydra/sweeper=search", "hydra.sweeper.n_trials=3", "objective=rmse_test")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "-m", f"output_dir={tmp_path}",
+         *SMALL, *trials, "ridge=interval(0.01,1)"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = load_runs(tmp_path)[0]
+    assert len(set(found["ridge"])) == 3 and found["ridge"].between(0.01, 1).all()
+    best = found.loc[found["rmse_test"].idxmin()]
+    (answer,) = tmp_path.glob("default/_sweeps/*/optimization_results.yaml")
+    result = yaml.safe_load(answer.read_text())
+    assert result["best_value"] == pytest.approx(best["rmse_test"])
+    assert result["best_params"]["ridge"] == pytest.approx(best["ridge"])
 
 
 def test_a_value_out_of_range_ends_a_sweep_before_its_first_job(
