@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from ._assembly import OnDevice, OnHost, Traced
 from ._checkpoint import Checkpoint, StoredTiles, program
-from ._checks import is_traced
+from ._checks import is_traced, is_zero
 from ._inputs import count
 from ._programs import Programs, joined
 from ._schedule import FEATURE_BYTES, Cache, Side, block_size, schedule, side
@@ -108,9 +108,10 @@ def pairwise(
         one_block |= programs.without_features(counts[0], counts[-1]) is not None
     if one_block and mesh is None and checkpoint is None:
         is_same = np.bool_(True) if x2 is None else None
-        kernel, finite = programs.whole(arrays, x1, x2, is_same)
+        kernel, residue = programs.whole(arrays, x1, x2, is_same)
         _refuse_traced(needs_numbers, kernel)
         report(1, 1)
+        finite = is_zero(residue)
         return jtu.tree_map(np.asarray, kernel) if out == "host" else kernel, finite
     tiles = _Tiles(
         workers, programs, arrays, xs, blocks, batch_size, pair_bytes, checkpoint
@@ -129,12 +130,12 @@ def pairwise(
 
     def take() -> None:
         nonlocal done, finite
-        turn, tile, is_finite = waiting.popleft()
+        turn, tile, residue = waiting.popleft()
         tiles.keep(turn, tile)
         if out == "device":
             tile = put(tile, workers.mine[0])
         assembly.write(*tiles.pairs[turn], tile)
-        finite = finite & (is_finite if traced else bool(is_finite))
+        finite = finite & is_zero(residue)
         done += 1
         report(done, len(tiles))
 
@@ -218,7 +219,7 @@ class _Tiles:
         return len(self._turns)
 
     def __iter__(self) -> Iterator[tuple[int, PyTree, Any]]:
-        """Each turn with its tile and whether it is finite, when it is wanted."""
+        """Each turn with its tile and its residue, when it is wanted."""
         if self._workers.many:
             exchanged = self._workers.exchanged(len(self), self._own, self._like)
             for turn, tile in enumerate(exchanged):
@@ -268,11 +269,11 @@ class _Tiles:
     def _is_same(self, i: int, j: int) -> Any:
         return np.bool_(i == j) if self._is_one_side else None
 
-    def _from_numpy(self, tile: PyTree) -> tuple[PyTree, bool]:
+    def _from_numpy(self, tile: PyTree) -> tuple[PyTree, float]:
         finite = all(np.isfinite(a).all() for a in jtu.tree_leaves(tile))
         # The caller's `flip` is written for what the kernel is.
         with working_on(self._workers.mine[0]):
-            return jtu.tree_map(jnp.asarray, tile), finite
+            return jtu.tree_map(jnp.asarray, tile), 0.0 if finite else np.nan
 
     def _product(
         self, device: Any, one: PyTree, two: PyTree, is_same: Any

@@ -84,7 +84,7 @@ def finite_result(what: str, arrays: Any, finite: Any = None) -> Any:
     def check(array: Any) -> Any:
         if is_traced(array, finite):
             text = f"{what} with entries that are NaN or infinite: {cause}"
-            good = all_finite(array) if finite is None else finite
+            good = is_zero(residue(array)) if finite is None else finite
             return eqx.error_if(array, ~good, text)
         if _all_finite(array):
             return array
@@ -103,7 +103,7 @@ def finite_result(what: str, arrays: Any, finite: Any = None) -> Any:
 def _all_finite(array: Any) -> bool:
     """Without an array of truth values as large as a large kernel."""
     if not isinstance(array, np.ndarray):
-        return bool(_compiled_all_finite(array))
+        return is_zero(_compiled_residue(array))
     if array.size <= _AT_ONCE:
         return bool(np.isfinite(array).all())
     rows = max(1, _AT_ONCE // array[0].size)
@@ -111,15 +111,25 @@ def _all_finite(array: Any) -> bool:
     return all(np.isfinite(part).all() for part in parts)
 
 
-def all_finite(tree: Any) -> Any:
-    """Whether all entries of a PyTree of floating-point arrays are finite."""
-    # Nothing times zero is zero, but for what is not finite. XLA compiles the sum in a
-    # fraction of the time that it needs for a conjunction.
-    sums = [jnp.sum(a * 0) == 0 for a in jtu.tree_leaves(tree)]
-    return functools.reduce(operator.and_, sums)
+def residue(tree: Any) -> Any:
+    """A zero if all entries of a PyTree of floating-point arrays are finite, else NaN.
+
+    For compiled functions: to add up takes XLA a fraction of the time to compile that a
+    conjunction takes, and the comparison is made outside (`is_zero`).
+    """
+    # Nothing times zero is zero, but for what is not finite.
+    sums = [jnp.sum(a * 0) for a in jtu.tree_leaves(tree)]
+    if len(sums) > 1:
+        sums = [a.astype(jnp.float32) for a in sums]
+    return functools.reduce(operator.add, sums)
 
 
-_compiled_all_finite = jax.jit(all_finite)
+def is_zero(number: Any) -> Any:
+    """Whether a residue is zero: a `bool`, or an array where it is being traced."""
+    return number == 0 if is_traced(number) else bool(np.asarray(number) == 0)
+
+
+_compiled_residue = jax.jit(residue)
 
 
 def positive_integer(name: str, value: Any) -> int:

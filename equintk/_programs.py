@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._checks import all_finite
+from ._checks import residue
 from ._inputs import count
 
 Features = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -33,8 +33,9 @@ class Programs:
             PyTree of arrays whose first axis counts them, or rows of which each example
             has as many.
         tile: of `shared`, of `each` of two tiles, and of whether they are the same one:
-            their kernel, exactly its own flip if they are, and whether all of it is
-            finite. With `None` for tiles of two sides, which are never the same.
+            their kernel, exactly its own flip if they are, and its `residue`, which is
+            zero if all of it is finite. With `None` for tiles of two sides, which are
+            never the same.
         whole: the same of arrays and of examples that are one tile.
         without_features: for the numbers of examples of both sides, a function of the
             same that `whole` calls instead of `features` and `tile`; or `None`.
@@ -121,12 +122,12 @@ class Programs:
             jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
             (starts[rows], starts[columns]),
         )
-        return kernel, all_finite(kernel)
+        return kernel, residue(kernel)
 
     def _checked(self, tile: PyTree, is_same: Array | None) -> tuple[PyTree, Array]:
-        """The tile, its own flip if it is the same one twice; whether it is finite."""
+        """The tile, its own flip if it is the same one twice; and its residue."""
         tile = tile if is_same is None else self._symmetric(tile, is_same)
-        return tile, all_finite(tile)
+        return tile, residue(tile)
 
     def _symmetric(self, tile: PyTree, is_same: Any) -> PyTree:
         """The tile, its own flip if it is the same one twice."""
