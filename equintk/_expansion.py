@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from . import _checks
 from ._derivatives import directional
 from ._parameters import is_state, partition
-from ._series import taylor_coefficients
+from ._taylor.reading import taylor_coefficients
 from ._types import Integer, Model, Trainable
 
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import equintk as nt
-from equintk._series import taylor_coefficients
+from equintk._taylor.reading import taylor_coefficients
 from tests.helpers import assert_close, numpy_rng
 from tests.zoo import LAYERS, MODELS
 
