@@ -30,6 +30,8 @@ def task(config: DictConfig) -> float | None:
         job = validation.typed(config)
     except ConfigError as error:
         sys.exit(f"{error}\nNothing was computed.")
+    if HydraConfig.get().runtime.choices["hydra/sweeper"] == "search":
+        _needs_objective(job)
     asked = Asked.by_hydra(HydraConfig.get())
     if job.dry_run:
         from experiments.sweep import Job, preview
@@ -48,6 +50,14 @@ def task(config: DictConfig) -> float | None:
     if alone and not ok:
         sys.exit(1)
     return objective(job)
+
+
+def _needs_objective(job: schema.Config) -> None:
+    if job.objective is None:
+        sys.exit(
+            "hydra/sweeper=search makes a column of summary.csv small, but none is "
+            "named. Type objective=rmse_test, or another.\nNothing was computed."
+        )
 
 
 def main() -> None:

@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,13 +101,18 @@ def test_a_dry_run_lists_what_would_run_and_what_is_done(tmp_path, capsys, monke
 @pytest.mark.slow
 def test_a_search_leaves_a_run_for_each_trial_and_says_which_was_best(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    trials = ("hydra/sweeper=search", "hydra.sweeper.n_trials=3", "objective=rmse_test")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "-m", f"output_dir={tmp_path}",
-         *SMALL, *trials, "ridge=interval(0.01,1)"],
-        cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "experiments.run", "-m", f"output_dir={tmp_path}", *SMALL,
+        "hydra/sweeper=search", "hydra.sweeper.n_trials=3", "ridge=interval(0.01,1)",
+    ]  # fmt: skip
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    search = partial(
+        subprocess.run, cwd=tmp_path, env=there, capture_output=True, text=True
+    )
+    aimless = search(command)
+    assert aimless.returncode == 1
+    assert "Type objective=rmse_test, or another.\nNothing was" in aimless.stderr
+    done = search([*command, "objective=rmse_test"])
     assert done.returncode == 0, done.stderr
     found = load_runs(tmp_path)[0]
     assert len(set(found["ridge"])) == 3 and found["ridge"].between(0.01, 1).all()
