@@ -44,6 +44,23 @@ def test_a_process_that_is_killed_takes_no_other_job_with_it(tmp_path):
     assert study.said.read_text().count("computing") == n_computed + 1
 
 
+@pytest.mark.slow
+def test_a_killed_worker_of_joblib_ends_the_sweep_and_the_next_call_goes_on(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    engine = ("hydra/launcher=loky", "hydra.launcher.n_jobs=2")
+    study = Drill(tmp_path, widths=(8, 16, 32, 64), seeds=1, seconds=1.5)
+    sweep = study.start(*engine)
+    wait_for(study, "computing")
+    os.kill(study.owners()[0], signal.SIGKILL)
+    assert sweep.wait() == 1
+    n_kept = len(list(study.study.glob("r*")))
+    assert n_kept < 4
+    assert study.start(*engine).wait() == 0
+    assert f"4 jobs, 4 runs, {n_kept} finished before" in study.said.read_text()
+    assert len(load_runs(study.study)[0]) == 4
+    assert os.listdir(study.study / "_running") == []
+
+
 @pytest.mark.parametrize(
     "engine",
     [(), pytest.param(("hydra/launcher=processes", "hydra.launcher.n_jobs=1"),
