@@ -102,8 +102,8 @@ class Programs:
         starts = np.minimum(np.arange(0, n, size), n - size)
         rows, columns = np.triu_indices(len(starts))
 
-        def part(kernel: PyTree, place: Any) -> tuple[PyTree, None]:
-            i, j = place
+        def part(so_far: tuple[PyTree, Array], place: Any) -> tuple[Any, None]:
+            (kernel, left), (i, j) = so_far, place
             one, two = (
                 jtu.tree_map(
                     lambda a, start=start: jax.lax.dynamic_slice_in_dim(
@@ -113,16 +113,14 @@ class Programs:
                 )
                 for start in (i, j)
             )
-            tile = self._symmetric(self._kernel(shared, one, two), i == j)
-            return self._place(kernel, tile, i, j, True), None
+            # The residue while the tile is in a cache, which the kernel may not fit.
+            tile, more = self._checked(self._kernel(shared, one, two), i == j)
+            return (self._place(kernel, tile, i, j, True), left + more), None
 
         shapes = jax.eval_shape(self._kernel, shared, each, each)
-        kernel, _ = jax.lax.scan(
-            part,
-            jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
-            (starts[rows], starts[columns]),
-        )
-        return kernel, residue(kernel)
+        start = jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        none = jnp.zeros((), jax.eval_shape(residue, shapes).dtype)
+        return jax.lax.scan(part, (start, none), (starts[rows], starts[columns]))[0]
 
     def _checked(self, tile: PyTree, is_same: Array | None) -> tuple[PyTree, Array]:
         """The tile, its own flip if it is the same one twice; and its residue."""
