@@ -10,13 +10,16 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._parameters import common_dtype, wide_dtype
-from .features import Dense, Features, Gram
+from .features import Dense, Factored, Features, Gram
 
 # Columns of two tiles' rows at a time: on CPU a product with a long inner axis is up to
 # twice as fast in such pieces.
 _PIECE = 1024
 # Below this length the product is made at once.
 _LONG = 2**14
+
+# Gradients that are made to be multiplied at once, in bytes.
+_PIECE_BYTES = 2**20
 
 # Rows of a product from which on more do not make it faster.
 _ROWS = 256
@@ -48,6 +51,8 @@ def summands(one: Features, two: Features, precision: str) -> list[list[Array]]:
     for f1, f2 in zip(one, two, strict=True):
         if f1.weights is not None:
             found.append(f1.weights)
+        elif isinstance(f1, Factored):
+            found.append([_of_factors(f1, f2, precision)])
         elif isinstance(f1, Gram):
             found.append(_of_derivatives(f1, f2, f1.derivatives, precision))
         else:
@@ -71,7 +76,7 @@ def completed(
             kernels = [_real(seen * part).sum((0, 4, 7)) for part in total]
             parts.append([kernel.transpose(1, 3, 0, 2, 4) for kernel in kernels])
         else:
-            if f1.weights is not None:
+            if isinstance(f1, Dense) and f1.weights is not None:
                 weighted = [
                     _times(g, w) for g, w in zip(f1.gradients, total, strict=True)
                 ]
@@ -91,7 +96,7 @@ def pair_bytes(features: Features) -> int:
                 itemsize = wide_dtype([d]).itemsize
                 held = max(held, b * s * s * (1 + e * f * f) * itemsize)
                 result = max(result, e * f * f * itemsize)
-        else:
+        elif isinstance(feature, Dense):
             for gradient, (e, f) in zip(feature.gradients, feature.rows, strict=True):
                 result = max(result, e * f * f * wide_dtype([gradient]).itemsize)
         largest = max(largest, held)
@@ -111,8 +116,10 @@ def summands_bytes(features: Features) -> int:
             continue
         if isinstance(feature, Gram):
             arrays, (b, s) = feature.derivatives, feature.positions
-        else:
+        elif isinstance(feature, Dense):
             arrays, b, s = feature.gradients, 1, 1
+        else:
+            continue  # gradients in pieces do not take turns
         for a, (e, f) in zip(arrays, feature.rows, strict=True):
             if a.ndim > 1:  # else they are alike for all examples
                 total += b * s * s * e * f * f * wide_dtype([a]).itemsize
@@ -137,7 +144,7 @@ def n_parts(features: Features, n: int) -> int:
                 own = 2.0 * s * f * d.size
                 operations += own
                 rows += own * f * s
-        else:
+        elif isinstance(feature, Dense):
             for gradient, (_, f) in zip(feature.gradients, feature.rows, strict=True):
                 own = 2.0 * f * gradient.size
                 operations += own
@@ -208,6 +215,45 @@ def _of_gradients(
         g1, g2 = (g.reshape(g.shape[0], *rows, -1) for g in (g1, g2))
         kernels.append(_real(_products(g1, g2, precision)).transpose(1, 3, 0, 2, 4))
     return kernels
+
+
+def _of_factors(one: Factored, two: Any, precision: str) -> Array:
+    """From gradients made in pieces that stay in a cache until they are multiplied."""
+    d1, d2 = (
+        f.derivatives.reshape(f.derivatives.shape[0], f.positions, -1)
+        for f in (one, two)
+    )
+    a1, a2 = (
+        f.activations.reshape(f.activations.shape[0], f.positions, -1)
+        for f in (one, two)
+    )
+    dtype = common_dtype([d1, d2, a1, a2])
+    n_columns = d1.shape[2]
+    largest = max(len(d1), len(d2)) * a1.shape[2] * dtype.itemsize
+    n_pieces = -(-n_columns // max(1, _PIECE_BYTES // largest))
+    size = -(-n_columns // n_pieces)
+
+    def pieces(d: Array) -> Array:
+        more = n_pieces * size - n_columns  # of zeros, whose gradients are zero
+        d = jnp.pad(d.astype(dtype), ((0, 0), (0, 0), (0, more)))
+        return d.reshape(*d.shape[:2], n_pieces, size).transpose(2, 0, 1, 3)
+
+    def gradients(piece: Array, activations: Array) -> Array:
+        product = lax.dot_general(
+            piece, activations.astype(dtype), (((1,), (1,)), ((0,), (0,))),
+            precision="highest",
+        )  # fmt: skip
+        return product.reshape(product.shape[0], -1)
+
+    def add(total: Array, piece: tuple[Array, Array]) -> tuple[Array, None]:
+        g1 = gradients(piece[0], a1)
+        g2 = g1 if one is two else gradients(piece[1], a2)
+        return total + _matrix_product(g1, g2, precision), None
+
+    p1 = pieces(d1)
+    start = jnp.zeros((len(d1), len(d2)), wide_dtype([d1, d2, a1, a2]))
+    total, _ = lax.scan(add, start, (p1, p1 if one is two else pieces(d2)))
+    return _real(total)[:, :, None, None, None]
 
 
 def _times(array: Array, weights: Array) -> Array:

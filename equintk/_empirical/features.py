@@ -31,7 +31,7 @@ from .._parameters import common_dtype, wide_dtype
 from .._trace.flatten import Flat, aval, depending, flatten, struct_of
 from .backward import AtSites, backward, split, with_offsets
 from .modes import Mode
-from .plan import is_gram
+from .plan import in_pieces, is_gram
 from .structure import Structure, Tapped, structure_of
 
 # Axes: n examples; b, s, i, o as in `sites.py`; e, f, t entries of an output along its
@@ -97,7 +97,31 @@ class Dense:
     leaves: tuple[int, ...]
 
 
-Features = list[Gram | Dense]
+@functools.partial(
+    jtu.register_dataclass,
+    data_fields=["activations", "derivatives", "weights"],
+    meta_fields=["positions", "leaves"],
+)
+@dataclasses.dataclass(frozen=True)
+class Factored:
+    """The factors of gradients of an output that is averaged over.
+
+    Attributes:
+        activations: `(n, s * i)`, of what the bias sees too.
+        derivatives: `(n, s * t * o)`.
+        weights: `None`, as of others where all are one.
+        positions: the size of `s`.
+        leaves: the numbers of the parameters.
+    """
+
+    activations: Any
+    derivatives: Any
+    weights: None
+    positions: int
+    leaves: tuple[int, ...]
+
+
+Features = list[Gram | Dense | Factored]
 
 
 class FeatureProgram(NamedTuple):
@@ -176,6 +200,7 @@ def read_features(
     n_pairs: int,
     by_leaf: bool,
     cotangents: Sequence[Any],
+    factored: bool = False,
 ) -> FeatureProgram:
     """How the features of one example of a model are computed.
 
@@ -189,6 +214,8 @@ def read_features(
         by_leaf: whether the kernel of each leaf is wanted, and not their sum alone.
         cotangents: of each output array, raveled, for each output of which there are
             features at a time; their shapes will do.
+        factored: whether gradients of an averaged output are left as their factors
+            where `plan.in_pieces` says so.
     """
     structure = structure_of(flat, n_leaves, fuse=not by_leaf)
     kinds = []
@@ -201,8 +228,9 @@ def read_features(
             given[n_fixed + n_outputs :],
         )
         features = _features(
-            structure, leaves, constants, xs, modes, cotangents, n_pairs, by_leaf
-        )
+            structure, leaves, constants, xs, modes, cotangents, n_pairs, by_leaf,
+            factored,
+        )  # fmt: skip
         arrays, kind = jtu.tree_flatten_with_path(features)
         names = [path[1].name for path, _ in arrays]
         kinds.append((kind, names))
@@ -242,13 +270,17 @@ def _features(
     cotangents: Sequence[Array],
     n_pairs: int,
     by_leaf: bool,
+    factored: bool,
 ) -> Features:
     """The features of one example."""
     at_sites, rows = backward(structure, leaves, constants, xs, modes, cotangents)
     features: Features = []
     grams: dict[Any, list[tuple[Tapped, AtSites]]] = {}
     for tapped, found in zip(structure.tapped, at_sites, strict=True):
-        if is_gram(tapped, modes, n_pairs, found.weights is not None):
+        is_plain = len(modes) == 1 and found.weights is None
+        if factored and is_plain and in_pieces(tapped, modes[0], 2 * n_pairs):
+            features.append(_factors(tapped, found))
+        elif is_gram(tapped, modes, n_pairs, found.weights is not None):
             source = tapped.leaf if by_leaf else tapped.source
             group = grams.setdefault((source, found.weights is None), [])
             group.append((tapped, found))
@@ -273,6 +305,20 @@ def _dense(tapped: Tapped, found: AtSites, modes: Sequence[Mode]) -> Dense:
     weights = [jnp.repeat(w.reshape(-1), n_in) for w in found.weights]
     gradients = [gradient.reshape(-1) for _ in modes]
     return Dense(gradients, weights, _rows(modes), tapped.leaves)
+
+
+def _factors(tapped: Tapped, found: AtSites) -> Factored:
+    activations = with_offsets(found.activations, found.offsets)
+    dtype = common_dtype([found.derivatives, activations])
+    # Positions first, outputs side by side: the operands of `_contracted`'s product.
+    derivatives = found.derivatives.astype(dtype)[:, 0].swapaxes(0, 1)
+    return Factored(
+        activations.astype(dtype).reshape(-1),
+        derivatives.reshape(-1),
+        None,
+        tapped.sizes[1],
+        tapped.leaves,
+    )
 
 
 def _contracted(derivatives: Array, activations: Array) -> Array:

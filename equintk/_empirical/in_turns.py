@@ -22,17 +22,17 @@ from jaxtyping import Array
 
 from .._trace.flatten import Flat, aval, depending
 from .contraction import array_bytes, completed, summands, summands_bytes
-from .features import Dense, FeatureProgram, Features, read_features
+from .features import Dense, FeatureProgram, Features, Gram, read_features
 from .modes import Mode
 
 # Features of all outputs, in bytes, up to which they stay in a cache anyway.
-_CACHED = 2**24
+CACHED = 2**24
 
 # The same of the outputs of one turn; of one output at least.
 _ONE_TURN = 2**21
 
 # Examples from which on what is left out below a diagonal is worth more: tiles do that.
-_MOST = 512
+MOST = 512
 
 
 class Turns(NamedTuple):
@@ -155,13 +155,13 @@ def turns_of(
             flat, n_leaves, n_fixed, mode._replace(together=together), n_pairs, by_leaf
         )
         gradients, derivatives = _written(turns.features_of_one)
-        return None if _convolves(turns.after) or gradients > derivatives else turns
+        return None if convolves(turns.after) or gradients > derivatives else turns
 
     def turns(n1: int, n2: int) -> Turns | None:
         n = max(n1, n2)
         n_averaged = modes[0].sizes[2]
         held = n * example_bytes
-        is_small = held <= _CACHED or n > _MOST
+        is_small = held <= CACHED or n > MOST
         if len(modes) > 1 or is_small or jax.default_backend() != "cpu":
             return None
         together = max(1, _ONE_TURN * n_averaged // held)
@@ -222,7 +222,7 @@ def _part(flat: Flat, inputs: list[Any], results: list[Any], eqns: list[Any]) ->
     return Flat(part, flat.consts)
 
 
-def _convolves(flat: Flat) -> bool:
+def convolves(flat: Flat) -> bool:
     """Also inside of loops and branches, which are in the text of the jaxpr."""
     return "conv_general_dilated" in str(flat.jaxpr)
 
@@ -234,7 +234,9 @@ def _written(features: Features) -> tuple[int, int]:
         if feature.weights is None:
             if isinstance(feature, Dense):
                 gradients += array_bytes(feature.gradients)
-            else:  # one axis less where they are alike for all examples
+            elif isinstance(
+                feature, Gram
+            ):  # one axis less where they are alike for all examples
                 varying = [d for d in feature.derivatives if d.ndim > 1]
                 derivatives += array_bytes(varying)
     return gradients, derivatives

@@ -33,6 +33,7 @@ from .._types import Axes, Examples, Model, Text, Trainable
 from .backward import cotangents_of
 from .contraction import array_bytes, contracted, n_parts, pair_bytes
 from .features import Features, features_of_outputs, read_features
+from .in_pieces import Pieces, pieces_of
 from .in_turns import Turns, turns_of
 from .modes import Mode, modes_of
 
@@ -190,7 +191,7 @@ def _read(
         features = lambda arrays, x: _output_features(flat, modes, arrays, x)
         one = [_one_of(s) for s in examples]
         shared, each = jax.eval_shape(features, arrays, one)
-        consts, turns = flat.consts, lambda n1, n2: None
+        consts, way = flat.consts, lambda n1, n2: None
     else:
         cotangents = cotangents_of(results, modes)
         program = read_features(
@@ -199,10 +200,10 @@ def _read(
         features = lambda arrays, x: program(arrays, cotangents, jtu.tree_leaves(x))
         shared, each = program.of_one()
         consts = program.flat.consts
-        turns = turns_of(
-            flat, len(params), len(order), modes, n_pairs, member.by_leaf,
-            array_bytes(each),
-        )  # fmt: skip
+        how_read = (flat, len(params), len(order), modes, n_pairs, member.by_leaf)
+        turns = turns_of(*how_read, array_bytes(each))
+        pieces = pieces_of(*how_read, cotangents, array_bytes(each))
+        way = lambda n1, n2: turns(n1, n2) or pieces(n1, n2)
     return Reading(
         order,
         len(params),
@@ -215,7 +216,7 @@ def _read(
             how.of_pair,
             lambda tile: _flipped(tile, modes),
             functools.partial(n_parts, eqx.combine(each, shared)),
-            lambda n1, n2: how.in_turns(turns(n1, n2)),
+            lambda n1, n2: how.directly(way(n1, n2)),
         ),
         jax.jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
         array_bytes(each),
@@ -262,15 +263,15 @@ class _Contraction(NamedTuple):
             jtu.tree_map(lambda a: a.reshape(n, -1, *a.shape[1:]), each)
         )
 
-    def in_turns(self, turns: Turns | None) -> Whole | None:
+    def directly(self, way: Turns | Pieces | None) -> Whole | None:
         """Of the model's arrays and two blocks, the second `None` for the same."""
-        if turns is None:
+        if way is None:
             return None
 
         def kernel(arrays: PyTree, x1: PyTree, x2: PyTree | None) -> list[list[Array]]:
             two = None if x2 is None else jtu.tree_leaves(x2)
-            parts = turns.contracted(arrays, jtu.tree_leaves(x1), two, self.precision)
-            return self._finished(parts, turns.program.leaves)
+            parts = way.contracted(arrays, jtu.tree_leaves(x1), two, self.precision)
+            return self._finished(parts, way.program.leaves)
 
         return kernel
 

@@ -1,0 +1,77 @@
+"""Kernels whose gradients are made in pieces, multiplied at once and never held."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jaxtyping import Array
+
+from .._trace.flatten import Flat
+from .contraction import array_bytes, contracted
+from .features import Dense, Factored, FeatureProgram, read_features
+from .in_turns import CACHED, MOST, convolves
+from .modes import Mode
+
+
+class Pieces(NamedTuple):
+    """Features that leave gradients as their factors, and how to multiply them."""
+
+    program: FeatureProgram
+    cotangents: Sequence[Any]
+
+    def contracted(
+        self,
+        arrays: Sequence[Array],
+        x1: Sequence[Array],
+        x2: Sequence[Array] | None,
+        precision: str,
+    ) -> list[list[Array]]:
+        """As of `in_turns.Turns`."""
+        one = eqx.combine(*self.program(arrays, self.cotangents, x1))
+        two = one
+        if x2 is not None:
+            two = eqx.combine(*self.program(arrays, self.cotangents, x2))
+        return contracted(one, two, precision)
+
+
+def pieces_of(
+    flat: Flat,
+    n_leaves: int,
+    n_fixed: int,
+    modes: Sequence[Mode],
+    n_pairs: int,
+    by_leaf: bool,
+    cotangents: Sequence[Any],
+    example_bytes: int,
+) -> Callable[[int, int], Pieces | None]:
+    """For the numbers of examples on both sides, how gradients are made in pieces.
+
+    `None` where features stay in a cache anyway, where other gradients are many, and
+    for convolutions, which take blocks of examples. Arguments as of `turns_of`.
+    """
+
+    @functools.cache
+    def read() -> Pieces | None:
+        program = read_features(
+            flat, n_leaves, n_fixed, modes, n_pairs, by_leaf, cotangents, True
+        )
+        _, each = program.of_one()
+        has_pieces = any(isinstance(feature, Factored) for feature in each)
+        # Such gradients would be made of all examples at once, and leave the cache.
+        is_held = any(
+            isinstance(feature, Dense) and 4 * array_bytes(feature) > example_bytes
+            for feature in each
+        )
+        is_better = has_pieces and not is_held and not convolves(program.flat)
+        return Pieces(program, cotangents) if is_better else None
+
+    def pieces(n1: int, n2: int) -> Pieces | None:
+        n = max(n1, n2)
+        is_small = n * example_bytes <= CACHED or n > MOST
+        if is_small or len(modes) > 1 or jax.default_backend() != "cpu":
+            return None
+        return read()
+
+    return pieces

@@ -1,0 +1,53 @@
+"""Averaged kernels whose gradients are made in pieces, and never held."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import equintk as nt
+from equintk._empirical import contraction, in_pieces, in_turns, plan
+from equintk._empirical.reading import Member, read
+from tests.helpers import average_of, reference_of, relative_error
+from tests.zoo.member import member
+
+pytestmark = pytest.mark.conformance
+
+MODELS = {}
+
+
+@member(MODELS, x=(3, 20), u=(20, 20), c=(20,), v=(25, 20), w=(2, 25))
+def tokens_that_share_weights(x, u, c, v, w):
+    h = jnp.tanh(jax.vmap(lambda one: u @ one + c)(x))
+    h = h + jnp.mean(h, axis=0)[None]
+    return w @ jnp.mean(jnp.sin(h @ v.T) ** 2, axis=0)
+
+
+@member(MODELS, x=(3, 20), u=(20, 20), v=(20, 20), w=(3, 20))
+def steps_that_share_weights(x, u, v, w):
+    step = lambda h, one: (jnp.tanh(u @ one + v @ h), None)
+    return w @ jax.lax.scan(step, jnp.zeros(20, x.dtype), x)[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_averages_equal_float64_jacobians_and_are_the_same_compiled(name, monkeypatch):
+    monkeypatch.setattr(in_pieces, "CACHED", 0)
+    monkeypatch.setattr(in_turns, "CACHED", 2**60)
+    monkeypatch.setattr(plan, "_THIN", 0)
+    monkeypatch.setattr(plan, "_MADE", 0)
+    # Seven columns of five examples; of 40, 50 or 60 the last piece has fewer.
+    monkeypatch.setattr(contraction, "_PIECE_BYTES", 7 * 5 * 21 * 8)
+    model, _, x1, x2, k11, k12 = reference_of(MODELS[name], name)
+    reading, _ = read(Member("ntk", None, None), model, x1, None, "highest", 2.5)
+    assert reading.programs.without_features(5, 5) is not None
+    got = nt.ntk(model, x1)
+    assert relative_error(got, average_of(k11)) < 1e-12
+    np.testing.assert_array_equal(got, got.T)
+    assert relative_error(nt.ntk(model, x1, x2), average_of(k12)) < 1e-12
+    total = lambda x: jnp.sum(nt.ntk(model, x) ** 2)
+    if name == "steps that share weights":
+        return
+    slope = jax.jit(jax.grad(total))(x1)
+    jax.clear_caches()
+    monkeypatch.setattr(in_pieces, "CACHED", 2**60)
+    assert relative_error(slope, jax.grad(total)(x1)) < 1e-12
