@@ -5,11 +5,15 @@ It runs in an environment of its own, which cannot hold equintk (Python 3.11):
     pip install neural-tangents==0.6.5 jax==0.4.25 jaxlib==0.4.25 tf2jax==0.3.6 \
         "numpy<2" "scipy<1.13"
     python tests/golden/neural_tangents_infinite.py
+    python tests/golden/neural_tangents_infinite.py standard
 
+The second makes neural_tangents_infinite_standard.npz: the same networks, of the same
+inputs, in the standard parameterization, but for self-attention, which there has none.
 Every network is written in its layer language; the same ones in Equinox are in
 tests/equintk/infinite/architectures.py, under the same names.
 """
 
+import sys
 from pathlib import Path
 
 import jax
@@ -20,17 +24,18 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from neural_tangents import stax  # noqa: E402
 
+SCHEME = sys.argv[1] if sys.argv[1:] else "ntk"
 W, B = 1.3, 0.2
 MASK = 100.0
 WEIGHTS = np.array([1.0, -1.0, 0.5, 0.2, 2.0])
 
 
-def dense(out=8, scheme="ntk", s=(1, 1)):
+def dense(out=8, scheme=SCHEME, s=(1, 1)):
     """A dense layer; in the standard parameterization at width 8."""
     return stax.Dense(out, W, B, parameterization=scheme, s=s)
 
 
-def conv(channels=8, size=(3, 3), strides=(1, 1), padding="SAME", scheme="ntk"):
+def conv(channels=8, size=(3, 3), strides=(1, 1), padding="SAME", scheme=SCHEME):
     """A convolution."""
     return stax.Conv(channels, size, strides, padding, W, B, parameterization=scheme)
 
@@ -62,7 +67,7 @@ def relu_expectation(cov, var1, var2):
     return (size * jnp.sin(angle) + cov * (np.pi - angle)) / (2 * np.pi)
 
 
-def mlp(activation, depth=2, scheme="ntk"):
+def mlp(activation, depth=2, scheme=SCHEME):
     """Hidden layers of one activation."""
     hidden = [layer for _ in range(depth) for layer in (dense(8, scheme), activation())]
     return stax.serial(*hidden, dense(3, scheme))
@@ -204,14 +209,15 @@ IMAGES = {
     ),
     "flatten": stax.serial(stax.Flatten(), dense(), stax.Relu(), dense(3)),
     "conv local": stax.serial(
-        stax.ConvLocal(8, (3, 3), None, "SAME", W, B), stax.Relu(),
-        stax.ConvLocal(8, (2, 2), (1, 1), "VALID", W, B), stax.Relu(),
+        stax.ConvLocal(8, (3, 3), None, "SAME", W, B, None, SCHEME), stax.Relu(),
+        stax.ConvLocal(8, (2, 2), (1, 1), "VALID", W, B, None, SCHEME), stax.Relu(),
         stax.GlobalAvgPool(), dense(3),
     ),
     **{
         f"conv transpose {padding}": stax.serial(
             conv(), stax.Relu(),
-            stax.ConvTranspose(8, (3, 3), (2, 2), padding, W, B), stax.Relu(),
+            stax.ConvTranspose(8, (3, 3), (2, 2), padding, W, B, None, SCHEME),
+            stax.Relu(),
             stax.GlobalAvgPool(), dense(3),
         )
         for padding in ("SAME", "VALID", "CIRCULAR")
@@ -313,6 +319,8 @@ def main():
               (NODES, "node"), (MASKED, "masked"))  # fmt: skip
     for group, kind in groups:
         for name, (_, _, kernel_fn) in group.items():
+            if SCHEME == "standard" and ("attention" in name or "standard" in name):
+                continue
             x1, x2 = inputs[kind]
             for suffix in ("same", "cross"):
                 one, two = x1, None if suffix == "same" else x2
@@ -336,7 +344,9 @@ def main():
                     saved[f"{part}/{suffix}/nngp"] = each.nngp
                     saved[f"{part}/{suffix}/ntk"] = each.ntk
             print(name, flush=True)
-    np.savez_compressed(Path(__file__).with_suffix(".npz"), **saved)
+    suffix = "" if SCHEME == "ntk" else f"_{SCHEME}"
+    path = Path(__file__)
+    np.savez_compressed(path.with_name(f"{path.stem}{suffix}.npz"), **saved)
     print(len(saved), "arrays")
 
 

@@ -52,6 +52,12 @@ CASES = {
     for kind, networks, options in _GROUPS
     for name, make in networks.items()
 }
+# Those that the incumbent has in its standard parameterization, too.
+STANDARD_CASES = {
+    name: case._replace(options=case.options | {"parameterization": "standard"})
+    for name, case in CASES.items()
+    if case.options["parameterization"] == "ntk" and "attention" not in name
+}
 
 
 def inputs(name: str, golden: dict[str, Any]) -> tuple[Any, Any]:
@@ -74,10 +80,9 @@ def inputs(name: str, golden: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def kernels_of(
-    name: str, golden: dict[str, Any]
+    case: Case, name: str, golden: dict[str, Any]
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     """Ours and the incumbent's: between the first inputs, and with others."""
-    case = CASES[name]
     kernels = nt.infinite_kernels(case.make(), *inputs(name, golden), **case.options)
     for which in ("nngp", "ntk"):
         several = jax.tree.leaves(getattr(kernels, which))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.equintk.infinite.cases import CASES, kernels_of
+from tests.equintk.infinite.cases import CASES, STANDARD_CASES, kernels_of
 
 NAN_WHERE_EQUAL = {"rectified monomial 2", "rectified monomial 3", "elementwise"}
 # The most expensive of those that show what others show as well.
@@ -19,11 +19,20 @@ SLOW = {
 }  # fmt: skip
 
 
+def arrays(suffix):
+    path = Path(__file__).parent.parent.parent / "golden"
+    with np.load(path / f"neural_tangents_infinite{suffix}.npz") as found:
+        return dict(found)
+
+
 @pytest.fixture(scope="module")
 def golden():
-    path = Path(__file__).parent.parent.parent / "golden"
-    with np.load(path / "neural_tangents_infinite.npz") as arrays:
-        return dict(arrays)
+    return arrays("")
+
+
+@pytest.fixture(scope="module")
+def golden_standard():
+    return arrays("_standard")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +43,17 @@ def golden():
     ],
 )
 def test_kernels_agree_with_the_incumbent(name, golden):
-    for suffix, which, got, expected in kernels_of(name, golden):
+    check(CASES[name], name, golden)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STANDARD_CASES)
+def test_kernels_agree_in_the_standard_parameterization(name, golden_standard):
+    check(STANDARD_CASES[name], name, golden_standard)
+
+
+def check(case, name, golden):
+    for suffix, which, got, expected in kernels_of(case, name, golden):
         assert got.shape == expected.shape
         if suffix == "same":
             # Where inputs are equal the incumbent's correlations are one but for
