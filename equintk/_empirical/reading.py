@@ -140,7 +140,8 @@ def _hashable(member: Member) -> tuple[Any, ...]:
 
 def _one(array: Any) -> Any:
     """Shape and dtype of one example's array."""
-    return jax.ShapeDtypeStruct(array.shape[1:], array.dtype, weak_type=array.weak_type)
+    weak = getattr(array, "weak_type", False)  # random keys have none
+    return jax.ShapeDtypeStruct(array.shape[1:], array.dtype, weak_type=weak)
 
 
 def _mask(of_model: _cache.Signature, model: Model, trainable: Trainable) -> Any:

@@ -182,6 +182,27 @@ def test_pytrees_of_inputs_are_batched_leaf_by_leaf(getkey):
     assert_close(nt.ntk(model, {"a": a, "b": b}, batch_size=2), phi @ phi.T)
 
 
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_a_random_key_may_be_a_part_of_each_example(getkey, batch_size):
+    class Dropped(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, pair):
+            x, key = pair
+            return self.linear(eqx.nn.Dropout(0.5)(x, key=key))
+
+    model = Dropped(eqx.nn.Linear(5, 2, key=getkey()))
+    x, keys = jr.normal(getkey(), (3, 5)), jr.split(getkey(), 3)
+    seen = jax.vmap(lambda x, key: eqx.nn.Dropout(0.5)(x, key=key))(x, keys)
+    expected = seen @ seen.T + 1
+    for of_keys in (keys, jr.key_data(keys)):
+        made = eqx.Partial(lambda m, p: m((p[0], jr.wrap_key_data(p[1]))), model)
+        chosen = model if of_keys is keys else made
+        options = {} if batch_size is None else {"batch_size": batch_size}
+        assert_close(nt.ntk(chosen, (x, of_keys), **options), expected)
+        assert_close(nt.ntk_diag(chosen, (x, of_keys)), jnp.diagonal(expected))
+
+
 def test_numpy_inputs_and_leaves_are_accepted(getkey):
     class NumpyLeaf(eqx.Module):
         w: np.ndarray

@@ -48,6 +48,17 @@ def test_every_experiment_runs_in_miniature_and_ends_with_its_tables(
         assert f"Wrote {study / made}" in said
 
 
+def test_every_study_over_widths_tells_how_far_infinite_width_is():
+    of_widths = []
+    for path in sorted((CONF / "experiment").rglob("*.yaml")):
+        name = path.relative_to(CONF / "experiment").with_suffix("").as_posix()
+        hydra = read(path).get("hydra", {"sweeper": {"params": {}}})
+        if {"width", "model.width"} & set(hydra["sweeper"]["params"]):
+            of_widths.append(name)
+            assert compose(f"experiment={name}").kernel.measure_limit, name
+    assert len(of_widths) > 10
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_head_of_every_experiment_gives_its_command_and_what_to_expect(path):
     head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
