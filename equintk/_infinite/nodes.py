@@ -7,6 +7,7 @@ have one dimension per place or copies factor of the field, of its size or of si
 """
 
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,12 +268,16 @@ class Atoms:
         sampled: whether atoms may be made whose expectations have no closed form.
         averaged: what was summed over which of its wide factors.
         contracted: what was contracted with a parameter since it was drawn.
+        fewest: entries of wide axes in a sum.
+        widest: entries of a wide axis that was summed over.
     """
 
     def __init__(self, sampled: bool = False) -> None:
         self.sampled = sampled
         self.averaged: set[tuple[Root, int]] = set()
         self.contracted: set[Hashable] = set()
+        self.fewest: float = math.inf
+        self.widest = 1
         self._made: dict[Hashable, Atom] = {}
         self._kept: list[Any] = []  # so that no `id` in a key is given out again
 

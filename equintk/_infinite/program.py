@@ -79,7 +79,10 @@ class Program:
             m = Moments(
                 inputs, variance, t, same, order, self.dtype, points, self.duals
             )
-            found = [_kernel(m, field) for field in self.outputs]
+            found = [
+                m.at_any_depth(lambda field=field: _kernel(m, field))
+                for field in self.outputs
+            ]
             worst = None
             for error in m.errors:
                 worst = error if worst is None else jnp.maximum(worst, error)

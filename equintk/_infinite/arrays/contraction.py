@@ -218,7 +218,7 @@ class _Use:
                 "a parameter is contracted with a single random entry, or with axes "
                 "that do not go to infinity, which gives no Gaussian"
             )
-        check_many(self.wide, self.whole)
+        check_many(self.drawer.atoms, self.wide, self.whole)
         for term in self.other.terms:
             for root in term.roots:
                 self.drawer.atoms.contracted.add(root.origin)

@@ -16,13 +16,25 @@ from . import fields
 from .algebra import is_positive, zero_mean
 
 
-def check_many(some: int, whole: int) -> None:
-    """Check that entries that are summed are a good part of an axis, as it grows."""
+def check_many(atoms: Atoms, some: int, whole: int) -> None:
+    """Check that entries that are summed are a good part of an axis, as it grows.
+
+    And that no other sum is over so many that these seem to stay few beside them.
+    """
     if some**2 < whole:
         raise NoLimitError(
             f"a sum over {some} of the {whole} entries of an axis that goes to "
             "infinity: if they stay as few there is no limit; if they become more as "
             "the axis grows, pass a wider model"
+        )
+    atoms.fewest = min(atoms.fewest, some)
+    atoms.widest = max(atoms.widest, whole)
+    if atoms.fewest**2 < atoms.widest:
+        raise NoLimitError(
+            f"a sum over {atoms.fewest:g} entries of an axis that goes to infinity, in "
+            f"a model that sums over {atoms.widest} elsewhere: if they stay as few (a "
+            "low rank, a few experts) there is no limit; if they grow with the others, "
+            "pass a model whose widths are more alike"
         )
 
 
@@ -40,7 +52,9 @@ def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
                 dims.append((number, factor.size))
     kept = tuple(a for i, a in enumerate(field.axes) if i not in axes)
     if columns:
-        check_many(wide, whole)
+        left = [f.whole for axis in kept for f in axis if f.kind == "wide"]
+        atoms.widest = max(atoms.widest, *left, 1)
+        check_many(atoms, wide, whole)
         for term in field.terms:
             atoms.averaged |= {(root, c) for root in term.roots for c in columns}
         return _law_of_large_numbers(field, axes, columns, dims, wide)
@@ -126,7 +140,7 @@ def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
                 whole = max(whole, factor.whole)
             else:
                 summed_dims.append(number)
-    check_many(wide, whole)
+    check_many(atoms, wide, whole)
     for term in field.terms:
         atoms.averaged |= {(root, c) for root in term.roots for c in columns}
         atoms.contracted |= {root.origin for root in term.roots}

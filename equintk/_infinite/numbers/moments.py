@@ -18,8 +18,17 @@ from ..nodes import Atom, Data, Term
 from . import covariances
 from .expectations import expected
 
+_DEEPEST = 10  # of what is computed for something else, which is so for something else
+
 Variance = Callable[[Any], tuple[Any, Any]]
 """Of a source's parameter: its variance, and the rate at which the kernel grows."""
+
+
+class _Deeper(Exception):
+    """Something is to be computed before what asks for it."""
+
+    def __init__(self, key: Any, compute: Callable[[], Any]):
+        self.key, self.compute = key, compute
 
 
 class Moments:
@@ -54,12 +63,37 @@ class Moments:
         self.draws: dict[Any, Any] = {}
         self._variance = variance
         self._kept: dict[Any, Any] = {}
+        self._depth = 0
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """What `compute` gives, at its first call with this key."""
         if key not in self._kept:
-            self._kept[key] = compute()
+            if self._depth == _DEEPEST:
+                raise _Deeper(key, compute)
+            self._depth += 1
+            try:
+                self._kept[key] = compute()
+            finally:
+                self._depth -= 1
         return self._kept[key]
+
+    def at_any_depth(self, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, what lies deep beneath it computed before.
+
+        A layer needs the one before it, so that Python's stack would end with the
+        layers of a deep network.
+        """
+        waiting: list[tuple[Any, Callable[[], Any]]] = [(None, compute)]
+        while True:
+            key, work = waiting[-1]
+            try:
+                found = work() if key is None else self.once(key, work)
+            except _Deeper as deeper:
+                waiting.append((deeper.key, deeper.compute))
+                continue
+            waiting.pop()
+            if not waiting:
+                return found
 
     def value(self, data: Data, side: int) -> Any:
         """The value of a deterministic array, of size 1 along copies."""

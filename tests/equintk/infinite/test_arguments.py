@@ -230,10 +230,32 @@ def test_an_array_without_a_layer_needs_a_scheme():
         nt.infinite_kernels(model, inputs())
 
 
-def test_attention_as_shipped_is_refused_with_a_way_out():
-    attention = eqx.nn.MultiheadAttention(4, 8, key=jr.key(0))
-    first = eqx.nn.Linear(5, 8, key=jr.key(1))
-    model = Net([first, attention], lambda p, x: p[1](*(jax.vmap(p[0])(x),) * 3))
+def attention(p, x):
+    return p[1](*(jax.vmap(p[0])(x),) * 3)  # softmax of untied queries and keys
+
+
+def max_pool(p, x):
+    return p[1](p[0](x))
+
+
+OPEN = {
+    "attention": (
+        attention, (eqx.nn.Linear(5, 32, key=jr.key(1)),
+                    eqx.nn.MultiheadAttention(4, 32, key=jr.key(0))), "reduce_max",
+    ),
+    "max pool": (
+        max_pool, (eqx.nn.Conv1d(3, 8, 2, key=jr.key(0)), eqx.nn.MaxPool1d(2)),
+        "reduce_window_max",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_has_no_closed_form_is_refused_with_its_line_and_a_way_out(name):
+    call, layers, primitive = OPEN[name]
     x = jr.normal(jr.key(1), (2, 3, 5))
-    with pytest.raises(nt.NoLimitError, match="`nt.monte_carlo`"):
-        nt.infinite_kernels(model, x, **OPTIONS)
+    line = call.__code__.co_firstlineno + 1
+    named = rf"`{primitive}`.* {__file__}:{line}, in `{call.__name__}"
+    with pytest.raises(nt.NoLimitError, match=named) as caught:
+        nt.infinite_kernels(Net(list(layers), call), x, **OPTIONS)
+    assert "`nt.monte_carlo`" in str(caught.value)

@@ -90,6 +90,34 @@ def test_a_weight_of_a_few_of_the_entries_is_refused():
         answered(few)
 
 
+def array(*shape):
+    return lambda n, key: jr.normal(key, [s or n for s in shape])
+
+
+def with_low_rank(p, x):
+    h = relu(p[0](x))
+    return p[4](relu(p[1](h) + p[3] @ (p[2] @ h)))
+
+
+NARROW = {
+    "low rank": net(with_low_rank, IN, HID, array(4, 0), array(0, 4), READ),
+    "experts": net(
+        lambda p, x: p[1](jnp.mean(relu(p[0] @ x), axis=0)), array(4, 0, 5), READ
+    ),
+    "bottleneck": net(
+        lambda p, x: p[3](relu(p[2](relu(p[1](relu(p[0](x))))))),
+        IN, lambda n, key: nn.Linear(n, 4, key=key),
+        lambda n, key: nn.Linear(4, n, key=key), READ,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_sum_over_few_entries_beside_one_over_many_is_refused(name):
+    with pytest.raises(nt.NoLimitError, match="a sum over 4 entries.*over 64 else"):
+        answered(NARROW[name])
+
+
 @pytest.mark.parametrize("name", ENDS)
 def test_a_mean_over_the_outputs_themselves_is_refused(name):
     with pytest.raises(nt.NoLimitError, match="entries of the output itself"):

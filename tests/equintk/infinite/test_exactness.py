@@ -18,10 +18,10 @@ def mlp(activation, depth=4, dtype=jnp.float64):
     return eqx.nn.MLP(5, 3, 8, depth, activation=activation, dtype=dtype, key=jr.key(0))
 
 
-def difficult(dtype=jnp.float64):
+def difficult(dtype=jnp.float64, distance=1e-4):
     """A point, twice, its opposite, its double, a near one, zero, and another."""
-    x = jr.normal(jr.key(1), (2, 5), dtype)
-    near = x[0] + jnp.asarray(1e-4, dtype) * x[1]
+    x = jr.normal(jr.key(1), (2, 5)).astype(dtype)
+    near = x[0] + jnp.asarray(distance, dtype) * x[1]
     return jnp.stack([x[0], x[0], -x[0], 2 * x[0], near, 0 * x[0], x[1]])
 
 
@@ -47,6 +47,25 @@ def test_the_diagonal_of_deep_relu_networks_is_exact():
         nngp, ntk = diagonals(x[part])
         np.testing.assert_allclose(nngp, q[part], rtol=1e-12)
         np.testing.assert_allclose(ntk, t[part], rtol=1e-12)
+
+
+def test_deep_networks_do_not_end_with_the_stack():
+    kernel = lambda x: nt.infinite_ntk(mlp(jax.nn.relu, 16), x, **OPTIONS)
+    found = jax.eval_shape(kernel, jax.ShapeDtypeStruct((2, 5), jnp.float64))
+    assert found.shape == (2, 2)
+
+
+@pytest.mark.slow
+def test_the_kernels_of_a_deep_network_are_those_of_the_recursion():
+    # For x and 2 x, without biases: twice that of x and x, which grows with the depth.
+    model = eqx.nn.MLP(5, 3, 8, 40, use_bias=False, use_final_bias=False, key=jr.key(0))
+    x = jr.normal(jr.key(1), (1, 5))
+    both = jnp.concatenate([x, 2 * x])
+    found = nt.infinite_kernels(model, both, parameterization="ntk", W_std=2**0.5)
+    q = 2 * float(jnp.sum(x**2)) / 5
+    by_scale = np.outer([1, 2], [1, 2])
+    np.testing.assert_allclose(found.nngp, q * by_scale, rtol=1e-10)
+    np.testing.assert_allclose(found.ntk, 41 * q * by_scale, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -86,27 +105,59 @@ def test_float32_is_close_to_float64():
     np.testing.assert_allclose(rounded, exact, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["W_std", "b_std"])
-def test_gradients_by_the_standard_deviations_are_those_of_differences(name):
-    x = jr.normal(jr.key(5), (3, 5))
-
-    def total(value):
-        options = OPTIONS | {name: value}
-        kernels = nt.infinite_kernels(mlp(jax.nn.relu, 2), x, **options)
-        return jnp.sum(kernels.nngp) + jnp.sum(kernels.ntk)
-
-    value, step = OPTIONS[name], 1e-5
-    difference = (total(value + step) - total(value - step)) / (2 * step)
-    np.testing.assert_allclose(jax.grad(total)(value), difference, rtol=1e-7)
+def exact_gelu(z):
+    return jax.nn.gelu(z, approximate=False)
 
 
-def test_gradients_by_the_inputs_are_those_of_differences():
-    x1, x2 = jr.normal(jr.key(6), (2, 5)), jr.normal(jr.key(7), (2, 5))
-    total = lambda x: jnp.sum(nt.infinite_ntk(mlp(jax.nn.relu, 2), x, x2, **OPTIONS))
-    gradient = jax.grad(total)(x1)
-    step = jnp.zeros_like(x1).at[1, 2].set(1e-5)
-    difference = (total(x1 + step) - total(x1 - step)) / 2e-5
-    np.testing.assert_allclose(gradient[1, 2], difference, rtol=1e-6)
+@functools.cache
+def gradients(activation, dtype, near):
+    """Of a sum over both kernels: by inputs, `W_std` and `b_std`. And what gives it."""
+    model, x = mlp(activation, 2, dtype), difficult(dtype, near)
+    by_nngp, by_ntk = jr.normal(jr.key(5), (2, len(x), len(x))).astype(dtype)
+
+    @jax.jit
+    def total(x, W_std, b_std):
+        kernels = nt.infinite_kernels(
+            model, x, parameterization="ntk", W_std=W_std, b_std=b_std
+        )
+        return jnp.sum(by_nngp * kernels.nngp) + jnp.sum(by_ntk * kernels.ntk)
+
+    at = x, jnp.asarray(1.3, dtype), jnp.asarray(0.2, dtype)
+    return total, at, jax.jit(jax.grad(total, (0, 1, 2)))(*at)
+
+
+ACTIVATIONS = [
+    jax.nn.relu,
+    *(pytest.param(f, marks=pytest.mark.slow) for f in (jnp.abs, exact_gelu, jnp.tanh)),
+    *(pytest.param(f, marks=pytest.mark.slow) for f in (jax.scipy.special.erf,)),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_are_those_of_differences_at_difficult_inputs(activation):
+    # Where two inputs are equal the tangent kernel of a kink has a kink of its own, of
+    # which a symmetric difference sees the middle.
+    total, at, found = gradients(activation, jnp.float64, 1e-2)
+    step = 1e-6
+    for i, gradient in enumerate(found):
+        size = np.abs(gradient).max()
+        for entry in np.ndindex(gradient.shape):
+            moved = [
+                total(*at[:i], at[i].at[entry].add(sign * step), *at[i + 1 :])
+                for sign in (1, -1)
+            ]
+            difference = (moved[0] - moved[1]) / (2 * step)
+            assert abs(gradient[entry] - difference) < 2e-4 * size, (i, entry)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_in_float32_are_those_of_float64_at_difficult_inputs(activation):
+    exact = gradients(activation, jnp.float64, 1e-2)[2]
+    rounded = gradients(activation, jnp.float32, 1e-2)[2]
+    for found, expected in zip(rounded, exact, strict=True):
+        assert found.dtype == jnp.float32
+        assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
 
 
 @functools.cache
