@@ -2,12 +2,18 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import jax
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 
 import equintk as nt
+from equintk._infinite.functions.arccos import rectified
+from equintk._infinite.reader import DUALS
 
 from .grammar import Sentence, shorter
+from .operations import opaque_abs
 from .wide import STD, Comparison, verdicts
 
 REASONS = (
@@ -48,10 +54,30 @@ def examples(whole: Sentence) -> Any:
 
 def limit(whole: Sentence, n: int, x: Any) -> Any:
     """Its kernels at infinite width, read from the model of a width."""
-    return nt.infinite_kernels(
-        whole.build(n, jr.key(0)), x,
-        parameterization=whole.scheme, W_std=STD[0], b_std=STD[1],
-    )  # fmt: skip
+    model = whole.build(n, jr.key(0))
+    nt.dual_function(opaque_abs)(
+        lambda q1, q2, k: 2 * (rectified(1, 1, q1, q2, k) + rectified(1, 1, q1, q2, -k))
+    )
+    try:
+        return nt.infinite_kernels(
+            model, x, parameterization=whole.scheme, W_std=STD[0], b_std=STD[1],
+            learning_rate=_rates(whole, model),
+        )  # fmt: skip
+    finally:
+        DUALS.pop(opaque_abs)
+
+
+def _rates(whole: Sentence, model: Any) -> dict[str, float] | None:
+    """The learning rates of a model's parameters, by their paths."""
+    if not whole.rates:
+        return None
+    params = jtu.tree_flatten_with_path(eqx.filter(model, eqx.is_inexact_array))[0]
+    of_layer = lambda path: whole.rates[path[1].idx]  # `.layers[i]`
+    return {
+        jtu.keystr(path): of_layer(path)
+        for path, leaf in params
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    }
 
 
 def refusal(whole: Sentence, n: int = 256) -> str | None:
@@ -81,7 +107,7 @@ def of(whole: Sentence, plan: Plan = FULL, noise: float = 0.0075) -> Answer:
     x = examples(whole)
     both = lambda n: tuple(limit(whole, n, x))[:2]
     try:
-        found = verdicts(both, whole.build, whole.scheme, x, plan, noise)
+        found = verdicts(both, whole.build, whole.scheme, x, plan, noise, whole.rates)
     except Exception as error:
         return Answer("broken", f"networks: {type(error).__name__}: {error}"[:300])
     return Answer(_kind(found, noise), " ".join(_text(c) for c in found))

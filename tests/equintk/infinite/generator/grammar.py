@@ -216,6 +216,29 @@ def _filled() -> None:
 
 
 _filled()
+MORE_VECTOR: dict[str, Operation] = {
+    "dropped": Operation("h", "h", lambda p, h: p(h), "dropout", 3.0),
+    "dropped after relu": Operation("h", "h", lambda p, h: p(relu(h)), "dropout", 3.0),
+    "dropped and kept": Operation("h", "h", lambda p, h: h + p(h), "dropout", 1.0),
+    "norm of dropped": Operation(
+        "h", "h", lambda p, h: (d := p(h)) / jnp.sqrt(0.1 + jnp.mean(d**2)),
+        "dropout", 1.5,
+    ),
+    "opaque abs": Operation("h", "h", words.opaque_abs, weight=4.0),
+    "multiple of opaque abs": Operation(
+        "h", "h", lambda h: 0.7 * words.opaque_abs(-0.6 * h), weight=2.0
+    ),
+    "gate of opaque abs": Operation(
+        "hh", "h", lambda a, b: a * words.opaque_abs(b), weight=2.0
+    ),
+}  # fmt: skip
+MORE_SEQUENCE: dict[str, Operation] = {
+    "dropped": Operation("t", "t", lambda p, t: p(t), "dropout", 3.0),
+    "dropped alike": Operation("t", "t", lambda p, t: jax.vmap(p)(t), "dropout", 3.0),
+    "opaque abs": Operation("t", "t", words.opaque_abs, weight=4.0),
+}
+FIRST_OF_MORE = 1000
+"""From this seed on sentences have these words and learning rates, too."""
 
 
 class Statement(NamedTuple):
@@ -235,6 +258,7 @@ class Sentence(NamedTuple):
         layers: their names.
         end: what is done to the outputs.
         scheme: the parameterization.
+        rates: the learning rate of each layer and of the readout; empty for ones.
     """
 
     is_sequence: bool
@@ -242,11 +266,14 @@ class Sentence(NamedTuple):
     layers: tuple[str, ...]
     end: str
     scheme: str
+    rates: tuple[float, ...] = ()
 
     @property
     def words(self) -> dict[str, Operation]:
-        """The operations that it is made of."""
-        return SEQUENCE if self.is_sequence else VECTOR
+        """The operations that it may be made of."""
+        if self.is_sequence:
+            return SEQUENCE | MORE_SEQUENCE
+        return VECTOR | MORE_VECTOR
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -260,7 +287,8 @@ class Sentence(NamedTuple):
             for i, s in enumerate(self.statements, 1)
         ]
         end = f" -> {self.end}" if self.end else ""
-        return f"{'; '.join(lines)}{end} [{self.scheme}]"
+        rates = f" {self.rates}" if self.rates else ""
+        return f"{'; '.join(lines)}{end} [{self.scheme}{rates}]"
 
     def build(self, n: int, key: Any) -> Net:
         """The model of this width."""
@@ -291,6 +319,8 @@ def sentence(seed: int) -> Sentence:
     rng = np.random.default_rng(seed)
     is_sequence = bool(rng.random() < 0.35)
     table = SEQUENCE if is_sequence else VECTOR
+    if seed >= FIRST_OF_MORE:
+        table = table | (MORE_SEQUENCE if is_sequence else MORE_VECTOR)
     start = "in" if is_sequence or rng.random() < 0.9 else "in, no bias"
     statements, layers = [Statement(start, (0,), 0)], [start]
     kinds = ["x", table[start].gives]
@@ -314,7 +344,11 @@ def sentence(seed: int) -> Sentence:
     weights = np.array([w for _, w in ENDS.values()])
     end = ends[rng.choice(len(ends), p=weights / weights.sum())]
     scheme = "ntk" if rng.random() < 0.85 else "standard"
-    found = Sentence(is_sequence, tuple(statements), tuple(layers), end, scheme)
+    rates: tuple[float, ...] = ()
+    if seed >= FIRST_OF_MORE and rng.random() < 0.5:
+        of_layers = rng.choice([0.0, 0.3, 1.0, 2.0], len(layers)).tolist()
+        rates = (*of_layers, 1.0)
+    found = Sentence(is_sequence, tuple(statements), tuple(layers), end, scheme, rates)
     return needed(found)
 
 
@@ -355,7 +389,8 @@ def needed(whole: Sentence) -> Sentence:
         for s in (whole.statements[i - 1] for i in kept)
     )
     layers = tuple(whole.layers[i] for i in old_layers)
-    return whole._replace(statements=statements, layers=layers)
+    rates = whole.rates and (*(whole.rates[i] for i in old_layers), whole.rates[-1])
+    return whole._replace(statements=statements, layers=layers, rates=rates)
 
 
 def shorter(whole: Sentence) -> list[Sentence]:

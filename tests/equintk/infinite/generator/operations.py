@@ -48,6 +48,21 @@ def table(*shape: int | None) -> Callable[..., Any]:
     return lambda n, key: Table(jr.normal(key, [n if s is None else s for s in shape]))
 
 
+class Dropped(eqx.Module):
+    """Dropout by a key of its own, the same for all examples."""
+
+    layer: nn.Dropout
+    key: jax.Array
+
+    def __call__(self, h):
+        return self.layer(h, key=self.key)
+
+
+def opaque_abs(z):
+    """A function of which the expectation is given, by `known`."""
+    return jnp.exp(jnp.log(z**2) / 2)
+
+
 LAYERS: dict[str, Callable[..., Any]] = {
     "in": lambda n, key: nn.Linear(IN, n, key=key),
     "in, no bias": lambda n, key: nn.Linear(IN, n, use_bias=False, key=key),
@@ -69,6 +84,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "kernel": lambda n, key: nn.Conv1d(n, n, 2, key=key),
     "depthwise": lambda n, key: nn.Conv1d(n, n, 2, groups=n, key=key),
     "flat": lambda n, key: nn.Linear(TOKENS * n, n, key=key),
+    "dropout": lambda n, key: Dropped(nn.Dropout(0.3), key),
     "recurrent": lambda n, key: nn.GRUCell(n, n, key=key),
 }
 

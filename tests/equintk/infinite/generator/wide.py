@@ -49,20 +49,39 @@ class Comparison(NamedTuple):
 
 
 def draw(
-    build: Callable[[int, Any], Any], scheme: str, x: Any, n: int, draws: int, seed: int
+    build: Callable[[int, Any], Any],
+    scheme: str,
+    x: Any,
+    n: int,
+    draws: int,
+    seed: int,
+    rates: tuple[float, ...] = (),
 ) -> tuple[Drawn, Drawn]:
-    """Both kernels of networks of a width."""
+    """Both kernels of networks of a width, of these learning rates of the layers."""
     wide = build(n, jr.key(0))
 
     @jax.jit
     def one(key: Any) -> Any:
         model = nt.parameterize(wide, x[0], key, scheme, *STD)
         y = jax.vmap(model)(x).reshape(len(x), -1)
-        return y @ y.T / y.shape[1], nt.ntk(_First(model), x)
+        return y @ y.T / y.shape[1], _tangent(_First(model), x, rates)
 
     keys = jr.split(jr.key(seed, impl="unsafe_rbg"), draws)
     nngp, ntk = (np.stack(several) for several in zip(*map(one, keys), strict=True))
     return _summary(nngp), _summary(ntk)
+
+
+def _tangent(model: Any, x: Any, rates: tuple[float, ...]) -> Any:
+    """The tangent kernel, or the sum of those of layers times their rates."""
+    if not rates:
+        return nt.ntk(model, x)
+    of_layers = nt.ntk_by_parameter(model, x).model.module.layers
+    return sum(
+        rate * k
+        for rate, layer in zip(rates, of_layers, strict=True)
+        for k in jax.tree.leaves(eqx.filter(layer, eqx.is_inexact_array))
+        if k.ndim == 2
+    )
 
 
 class _First(eqx.Module):
@@ -92,6 +111,7 @@ def verdicts(
     x: Any,
     plan: tuple[tuple[int, int], ...],
     noise: float,
+    rates: tuple[float, ...] = (),
 ) -> list[Comparison]:
     """Of NNGP and tangent kernel, on wider networks and more draws until it is clear.
 
@@ -102,11 +122,13 @@ def verdicts(
         x: the examples.
         plan: widths and numbers of draws.
         noise: relative, up to which it is clear.
+        rates: learning rates of the layers and of the readout; empty for ones.
     """
     found: list[Comparison] = []
     for seed, (n, draws) in enumerate(plan):
-        both = zip(kernels(n), draw(build, scheme, x, n, draws, seed), strict=True)
-        found = [compared(np.asarray(k), drawn, n) for k, drawn in both]
+        drawn = draw(build, scheme, x, n, draws, seed, rates)
+        both = zip(kernels(n), drawn, strict=True)
+        found = [compared(np.asarray(k), d, n) for k, d in both]
         if all(c.agrees(noise) for c in found):
             break
     return found
