@@ -30,7 +30,8 @@ def points():
         for image, n in zip(load_sample_images().images, (102, 101), strict=True)
     ]
     patches = np.concatenate(photographs).reshape(-1, 64)
-    return np.concatenate([load_digits().data / 16, patches])
+    digits, _ = load_digits(return_X_y=True)
+    return np.concatenate([np.asarray(digits) / 16, patches])
 
 
 def mlp(activation, depth, dtype):

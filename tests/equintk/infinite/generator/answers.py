@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
@@ -73,11 +72,7 @@ def _rates(whole: Sentence, model: Any) -> dict[str, float] | None:
         return None
     params = jtu.tree_flatten_with_path(eqx.filter(model, eqx.is_inexact_array))[0]
     of_layer = lambda path: whole.rates[path[1].idx]  # `.layers[i]`
-    return {
-        jtu.keystr(path): of_layer(path)
-        for path, leaf in params
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    }
+    return {jtu.keystr(path): of_layer(path) for path, _ in params}
 
 
 def refusal(whole: Sentence, n: int = 256) -> str | None:
