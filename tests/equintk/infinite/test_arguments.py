@@ -23,7 +23,10 @@ def inputs(n=4):
     return jr.normal(jr.key(1), (n, 5))
 
 
-@pytest.mark.parametrize("scheme", ["ntk", "standard", "mup"])
+@pytest.mark.parametrize(
+    "scheme",
+    ["ntk", "standard", "mup", pytest.param("mean_field", marks=pytest.mark.slow)],
+)
 def test_a_parameterized_model_has_the_kernels_of_the_same_arguments(scheme):
     x = inputs()
     given = nt.infinite_kernels(mlp(), x, parameterization=scheme, W_std=1.3, b_std=0.2)
@@ -31,6 +34,39 @@ def test_a_parameterized_model_has_the_kernels_of_the_same_arguments(scheme):
     written = nt.infinite_kernels(model, x)
     np.testing.assert_allclose(written.nngp, given.nngp, rtol=1e-12)
     np.testing.assert_allclose(written.ntk, given.ntk, rtol=1e-12)
+
+
+def normed(width=16):
+    one, two, three = jr.split(jr.key(3), 3)
+    layers = [
+        eqx.nn.Conv1d(5, width, 3, padding=1, key=one), eqx.nn.GroupNorm(2, width),
+        eqx.nn.Conv1d(width, width, 2, key=two), eqx.nn.Linear(width, 3, key=three),
+    ]  # fmt: skip
+
+    def call(p, x):
+        return p[3](jnp.mean(jax.nn.relu(p[2](jax.nn.relu(p[1](p[0](x))))), axis=1))
+
+    return Net(layers, call)
+
+
+RATES = {".layers[0].weight": 0.0, ".layers[1].weight": 2.0, ".layers[3].bias": 0.5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rates", [{}, RATES], ids=["alike", "of each"])
+@pytest.mark.parametrize("scheme", ["ntk", "standard", "mup"])
+def test_a_parameterized_network_with_norms_has_the_same_kernels(scheme, rates):
+    x = jr.normal(jr.key(1), (3, 5, 4))
+    options = {"parameterization": scheme, "W_std": 1.3, "b_std": 0.2}
+    given = nt.infinite_kernels(normed(), x, **options, learning_rate=rates)
+    model = nt.parameterize(normed(), x[0], jr.key(2), scheme, 1.3, 0.2)
+    of_written = {f".module{path}": rate for path, rate in rates.items()}
+    written = nt.infinite_kernels(model, x, learning_rate=of_written)
+    np.testing.assert_allclose(written.nngp, given.nngp, rtol=1e-12)
+    np.testing.assert_allclose(written.ntk, given.ntk, rtol=1e-12)
+    if rates:
+        alike = nt.infinite_kernels(normed(), x, **options)
+        assert np.abs(alike.ntk - given.ntk).max() > 0.01
 
 
 @pytest.mark.parametrize(
