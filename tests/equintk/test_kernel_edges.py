@@ -45,6 +45,44 @@ def test_the_same_example_several_times_gives_equal_rows(name):
     _agrees(model, twice, batch_size=4)
 
 
+WINDOWS = [
+    dict(window_strides=(2, 1), padding=((-1, 2), (0, -2))),
+    dict(
+        window_strides=(1, 2), padding=((1, 0), (-1, 3)),
+        lhs_dilation=(2, 3), rhs_dilation=(2, 1),
+    ),
+    dict(window_strides=(3, 2), padding=((9, 0), (0, 8)), rhs_dilation=(1, 2)),
+]  # fmt: skip
+
+
+class OddWindows(eqx.Module):
+    """Convolutions that cut the image, dilate it, or look at nothing but padding."""
+
+    kernels: list[jax.Array]
+
+    def __call__(self, x):
+        of_image = zip(self.kernels, WINDOWS, strict=False)
+        total = sum(
+            jnp.tanh(jax.lax.conv_general_dilated(x[None], kernel, **how)).sum(
+                (0, 2, 3)
+            )
+            for kernel, how in of_image
+        )
+        # An image without pixels, padded.
+        empty = jax.lax.conv_general_dilated(
+            x[None, :, :0], self.kernels[-1], (1, 1), ((2, 2), (0, 0))
+        )
+        return total + empty.sum()
+
+
+def test_convolutions_see_what_their_windows_reach_and_nothing_beside(getkey):
+    kernels = [jr.normal(getkey(), (2, 2, 3, 2)) for _ in (*WINDOWS, None)]
+    x = jr.normal(getkey(), (3, 2, 7, 6))
+    model = OddWindows(kernels)
+    full = brute_force_full(model, x)
+    assert relative_error(nt.ntk_full(model, x, batch_size=3), full) < 1e-12
+
+
 class SafeNorm(eqx.Module):
     """A norm with the derivative zero at zero, where the plain one has none."""
 
