@@ -220,8 +220,7 @@ def _of_gradients(
 def _of_factors(one: Factored, two: Any, precision: str) -> Array:
     """From gradients made in pieces that stay in a cache until they are multiplied."""
     d1, d2 = (
-        f.derivatives.reshape(f.derivatives.shape[0], f.positions, -1)
-        for f in (one, two)
+        f.columns.reshape(f.columns.shape[0], f.positions, -1) for f in (one, two)
     )
     a1, a2 = (
         f.activations.reshape(f.activations.shape[0], f.positions, -1)

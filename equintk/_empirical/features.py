@@ -99,7 +99,7 @@ class Dense:
 
 @functools.partial(
     jtu.register_dataclass,
-    data_fields=["activations", "derivatives", "weights"],
+    data_fields=["activations", "columns", "weights"],
     meta_fields=["positions", "leaves"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +108,14 @@ class Factored:
 
     Attributes:
         activations: `(n, s * i)`, of what the bias sees too.
-        derivatives: `(n, s * t * o)`.
+        columns: derivatives `(n, s * t * o)`, of each example where they are alike too.
         weights: `None`, as of others where all are one.
         positions: the size of `s`.
         leaves: the numbers of the parameters.
     """
 
     activations: Any
-    derivatives: Any
+    columns: Any
     weights: None
     positions: int
     leaves: tuple[int, ...]
