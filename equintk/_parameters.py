@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from ._compiled import filter_jit
 from ._types import Model, Trainable
 
 
@@ -126,7 +127,7 @@ def refuse_other_outputs(out: PyTree) -> PyTree:
 
 
 # Compiled for its cache, so that a model is read once.
-_called = eqx.filter_jit(called)
+_called = filter_jit(called)
 
 
 def output_struct(model: Model, example: PyTree) -> jax.ShapeDtypeStruct:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._checks import residue
+from ._compiled import jit
 from ._inputs import count
 
 Features = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -66,10 +67,10 @@ class Programs:
         """
         self.parts, self.without_features = parts, without_features
         self._features, self._kernel, self.flip = features, kernel, flip
-        self.features = jax.jit(features)
-        self.tile = jax.jit(self._tile)
-        self.whole = jax.jit(self._whole)
-        self.place = jax.jit(self._place, donate_argnums=0, static_argnums=4)
+        self.features = jit(features)
+        self.tile = jit(self._tile)
+        self.whole = jit(self._whole)
+        self.place = jit(self._place, donate_argnums=0, static_argnums=4)
 
     def _tile(
         self, shared: PyTree, one: PyTree, two: PyTree, is_same: Array | None
@@ -149,7 +150,7 @@ class Programs:
         return kernel
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jit, static_argnums=(1, 2))
 def joined(each: list[PyTree], block: int, size: int) -> PyTree:
     """The first `size` examples of several blocks of `block`."""
 

@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from . import _checks, _inputs
+from ._compiled import jit
 from ._linalg import flatten_kernel, rounding
 
 
@@ -183,25 +183,25 @@ def _relative(k: Array, reference: Array, names: tuple[str, str]) -> Array:
 # single precision.
 
 
-@jax.jit
+@jit
 def _distance(k: Array, reference: Array) -> Array:
     scale = jnp.max(jnp.abs(reference))
     return _norm((k - reference) / scale) / _norm(reference / scale)
 
 
-@jax.jit
+@jit
 def _cosine(a: Array, b: Array) -> Array:
     a, b = a / jnp.max(jnp.abs(a)), b / jnp.max(jnp.abs(b))
     return jnp.sum(a * b) / (_norm(a) * _norm(b))
 
 
-@jax.jit
+@jit
 def _spread(k: Array) -> Array:
     k = k / jnp.max(jnp.abs(k))
     return jnp.trace(k) ** 2 / jnp.sum(k * k)
 
 
-@jax.jit
+@jit
 def _own_kernel(y: Array) -> Array:
     y = (y / jnp.max(jnp.abs(y))).reshape(len(y), -1)
     return jnp.matmul(y, y.T, precision="highest")
@@ -224,7 +224,7 @@ def _centred(name: str, k: Array) -> Array:
     )
 
 
-@jax.jit
+@jit
 def _centre(k: Array) -> tuple[Array, Array]:
     """The kernel of centred features, and whether it is only rounding."""
     centred = k - jnp.mean(k, 0, keepdims=True)

@@ -15,6 +15,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
 from .._batch import Blocks
+from .._compiled import filter_jit
 from .._parameters import wide_dtype
 from .._progress import reporter
 from .._types import Examples, Key, Progress, Text
@@ -60,7 +61,7 @@ def along_directions(
     return [jnp.concatenate(column, axis=-1) for column in columns]
 
 
-@eqx.filter_jit
+@filter_jit
 def _draw(params: PyTree, key: Key, indices: Array, method: Text) -> PyTree:
     """Directions of normals or signs, a leading axis in front of each leaf."""
     leaves, treedef = jtu.tree_flatten(params)
@@ -96,7 +97,7 @@ def _checked_project(
         ) from error
 
 
-@eqx.filter_jit
+@filter_jit
 def _project(
     params: PyTree, static: PyTree, directions: PyTree, x: Examples
 ) -> Float[Array, "block *out chunk"]:

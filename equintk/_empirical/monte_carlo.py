@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import _checks, _inputs
+from .._compiled import jit
 from .._progress import reporter
 from .._types import Integers, Key, ModelFn, Progress, Transform
 
@@ -113,7 +113,7 @@ def _float(leaf: Any) -> Any:
     return leaf.astype(jnp.result_type(float))
 
 
-@jax.jit
+@jit
 def _welford(
     mean: PyTree, squares: PyTree, draw: PyTree, n: Any
 ) -> tuple[PyTree, PyTree]:

@@ -5,11 +5,11 @@ $$K(x, x') = E_\theta[f_\theta(x) f_\theta(x')]$$
 Source: Lee et al., arXiv:1711.00165; Matthews et al., arXiv:1804.11271.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _checks, _inputs
+from .._compiled import filter_jit
 from .._parameters import output_struct
 from .._types import Examples, Integer, Key, Model, ModelFn, Progress
 from .monte_carlo import monte_carlo
@@ -65,7 +65,7 @@ def nngp(
     return monte_carlo(second_moment, model_fn, key, n_samples, progress=progress).mean
 
 
-@eqx.filter_jit
+@filter_jit
 def _averaged_product(f1: Array, f2: Array) -> Float[Array, "n1 n2"]:
     one, two = (f.reshape(f.shape[0], -1) for f in (f1, f2))
     return jnp.einsum("ia,ja->ij", one, two, precision="highest") / one.shape[1]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import _checks, _inputs
+from .._compiled import filter_jit
 from .._derivatives import directional
 from .._linalg import flatten_kernel
 from .._parameters import output_struct, partition, wide_dtype
@@ -136,7 +137,7 @@ class NTKOperator(lx.AbstractLinearOperator):
         )  # fmt: skip
 
 
-@eqx.filter_jit
+@filter_jit
 def _product(operator: NTKOperator, vector: Array) -> Array:
     # A scan over blocks, also outside of a caller's loop: a program with every block
     # in it would take minutes to compile, and each block's reuses nothing of another's.

@@ -1,11 +1,11 @@
 """What a model says about a batch, block by block."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._batch import Blocks
+from .._compiled import filter_jit
 from .._types import Examples, Model
 
 
@@ -18,6 +18,6 @@ def outputs(model: Model, x: Examples, batch_size: int) -> Float[Array, " n *out
     return jnp.concatenate(parts)
 
 
-@eqx.filter_jit
+@filter_jit
 def _evaluate(model: Model, x: Examples) -> Array:
     return jax.vmap(model)(x)

@@ -19,6 +19,7 @@ from jaxtyping import Array, PyTree
 
 from .. import _cache, _inputs
 from .._checks import is_traced
+from .._compiled import jit
 from .._parameters import (
     called,
     common_dtype,
@@ -219,7 +220,7 @@ def _read(
             functools.partial(n_parts, eqx.combine(each, shared)),
             lambda n1, n2: how.directly(way(n1, n2)),
         ),
-        jax.jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
+        jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
         array_bytes(each),
         pair_bytes(eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),

@@ -16,6 +16,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._batch import Blocks
+from .._compiled import filter_jit
 from .._parameters import common_dtype, wide_dtype
 from .._progress import reporter
 from .._trace.flatten import flatten
@@ -70,7 +71,7 @@ class _Drawn(eqx.Module):
     ordinary: list[Array]
 
 
-@eqx.filter_jit
+@filter_jit
 def _draw(
     params: PyTree, static: PyTree, x: Examples, key: Key, n_outputs: int, proj_dim: int
 ) -> _Drawn:
@@ -90,7 +91,7 @@ def _draw(
     return _Drawn(tapped, ordinary)
 
 
-@eqx.filter_jit
+@filter_jit
 def _project(
     params: PyTree,
     static: PyTree,

@@ -14,6 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from .. import _checks, _inputs
+from .._compiled import filter_jit
 from .._types import Integer, Key
 from .flat import Operator, check, extended, flat, times
 
@@ -73,7 +74,7 @@ def top_eigenvalues(
     return eqx.tree_at(lambda r: r.value, result, values)
 
 
-@eqx.filter_jit
+@filter_jit
 def _top_eigenvalues(operator: Operator, k: int, key: Key, n_steps: int) -> Eigenvalues:
     problem = flat(operator)
     n, width = problem.size, k + _MORE

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
+from .._compiled import filter_jit
 from .flat import flat
 
 # A tile of rows in float64: large enough for the products, small beside the kernel.
@@ -89,6 +89,6 @@ def asymmetry(matrix: np.ndarray) -> tuple[float, float]:
     return skew, largest
 
 
-@eqx.filter_jit
+@filter_jit
 def _product(operator: lx.AbstractLinearOperator, columns: jax.Array) -> jax.Array:
     return flat(operator).products(columns)

@@ -18,6 +18,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from .. import _checks, _inputs
+from .._compiled import filter_jit
 from .._linalg import NOISE
 from .._types import Integer, Key, Number
 from .estimate import Estimate
@@ -79,7 +80,7 @@ def stochastic_logdet(
     return eqx.tree_at(lambda r: r.value, result, eqx.error_if(result.value, bad, text))
 
 
-@eqx.filter_jit
+@filter_jit
 def _logdet(
     operator: Operator,
     key: Key,

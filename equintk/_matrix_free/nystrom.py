@@ -17,6 +17,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from .. import _checks, _inputs
+from .._compiled import filter_jit
 from .._linalg import NOISE
 from .._types import Integer, Key
 from .flat import Operator, check, flat, times
@@ -85,7 +86,7 @@ def nystrom_features(operator: Operator, key: Key, rank: Integer) -> NystromFeat
     return eqx.tree_at(lambda r: r.eigenvalues, result, values)
 
 
-@eqx.filter_jit
+@filter_jit
 def _nystrom_features(operator: Operator, key: Key, rank: int) -> NystromFeatures:
     problem = flat(operator)
     eps = float(jnp.finfo(problem.dtype).eps)

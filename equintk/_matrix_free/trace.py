@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .. import _checks, _inputs
+from .._compiled import filter_jit
 from .._types import Integer, Key
 from .estimate import Estimate
 from .flat import Operator, check, flat, outside
@@ -43,7 +44,7 @@ def stochastic_trace(operator: Operator, key: Key, n_samples: Integer = 30) -> E
     return eqx.tree_at(lambda r: r.value, result, value)
 
 
-@eqx.filter_jit
+@filter_jit
 def _stochastic_trace(operator: Operator, key: Key, n_samples: int) -> Estimate:
     problem = flat(operator)
     n, dtype = problem.size, problem.dtype

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._compiled import filter_jit
 from .._linalg import flatten_kernel
 from . import arguments
 from .objective import Objective
@@ -268,7 +269,7 @@ def require_ridge(name: str, objective: Objective) -> None:
         )
 
 
-@eqx.filter_jit
+@filter_jit
 def _advance(
     dynamics: FunctionSpaceDescent, start: State, moving: Any, first: Any, last: Any
 ) -> Any:
@@ -289,7 +290,7 @@ def _advance(
     return jax.lax.fori_loop(first, last, step, moving)
 
 
-@eqx.filter_jit
+@filter_jit
 def _largest_curvature(objective: Objective, start: State) -> Any:
     """A lower bound, by power iteration, of the loss's largest curvature at the start.
 

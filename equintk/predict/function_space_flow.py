@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._compiled import filter_jit
 from .._linalg import rounding
 from . import arguments
 from .flow import flow_times
@@ -231,7 +232,7 @@ def _velocity(objective: Objective, start: State, way: Any) -> Any:
     return -gradient - ridge * (start.coefficients + way)
 
 
-@eqx.filter_jit
+@filter_jit
 def _integrate(dynamics: FunctionSpaceFlow, start: State, t: Any) -> tuple[Any, Any]:
     """The way at each time, and whether the solver got there."""
     diffrax = _diffrax()
@@ -256,7 +257,7 @@ def _integrate(dynamics: FunctionSpaceFlow, start: State, t: Any) -> tuple[Any, 
     return ways, diffrax.is_successful(solution.result)
 
 
-@eqx.filter_jit
+@filter_jit
 def _settle(dynamics: FunctionSpaceFlow, start: State) -> tuple[Any, Any]:
     """The way at which the outputs stand still, and whether they really do."""
     diffrax = _diffrax()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _checks
+from .._compiled import filter_jit
 from .objective import Objective
 from .state import State
 
@@ -43,7 +44,7 @@ def stationary(objective: Objective, start: State) -> Any:
     return way
 
 
-@eqx.filter_jit
+@filter_jit
 def _search(objective: Objective, start: State) -> tuple[Any, Any, Any]:
     frozen = lambda tree: jax.tree.map(
         lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, tree

@@ -1,0 +1,66 @@
+"""`jax.jit` and `eqx.filter_jit` without fusions that XLA gets wrong on a processor.
+
+XLA hands products of float32 matrices, together with what stands around them, to the
+library YNNPACK. With jaxlib 0.10 to 0.12 such programs now and then give wrong numbers,
+or the memory as it was found: derivatives of attention over 256 units, and products of
+constants. Each product handed over by itself is right, and as fast.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
+
+from ._checks import is_traced
+
+_APART = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit(function, **options)`.
+
+    Inside a function that the caller transforms, whoever compiles that one chooses how.
+    """
+    return _chosen(function, functools.partial(jax.jit, function, **options))
+
+
+def filter_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`eqx.filter_jit(function)`, likewise."""
+    return _chosen(function, functools.partial(eqx.filter_jit, function))
+
+
+def _chosen(
+    function: Callable[..., Any], compiled: Callable[..., Any]
+) -> Callable[..., Any]:
+    inside = compiled()
+
+    @functools.cache
+    def outside() -> Callable[..., Any]:
+        known = understood(_APART) if jax.default_backend() == "cpu" else {}
+        return compiled(compiler_options=known) if known else inside
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        is_inside = is_traced(args, kwargs) or is_traced(jnp.zeros(()))
+        return (inside if is_inside else outside())(*args, **kwargs)
+
+    return called
+
+
+@functools.cache
+def _is_understood(name: str, value: str | int) -> bool:
+    try:
+        empty = jax.jit(lambda: 0, compiler_options={name: value})
+        empty.lower().compile()
+    except JaxRuntimeError:  # an option of another version
+        return False
+    return True
+
+
+def understood(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options that the compiler knows."""
+    return {n: value for n, value in options.items() if _is_understood(n, value)}

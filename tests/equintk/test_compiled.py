@@ -1,0 +1,74 @@
+"""Programs are compiled so that XLA gets them right, and nest in the caller's."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import equintk as nt
+from equintk import _compiled
+
+
+class Attention(eqx.Module):
+    first: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    attention: eqx.nn.MultiheadAttention
+    last: eqx.nn.Linear
+
+    def __init__(self, width, n_outputs, *, key):
+        keys = jr.split(key, 3)
+        self.first = eqx.nn.Linear(7, width, key=keys[0])
+        self.norm = eqx.nn.LayerNorm(width)
+        self.attention = eqx.nn.MultiheadAttention(4, width, key=keys[1])
+        self.last = eqx.nn.Linear(width, n_outputs, key=keys[2])
+
+    def __call__(self, x):
+        h = jax.vmap(self.first)(x)
+        q = jax.vmap(self.norm)(h)
+        return self.last(jnp.mean(h + self.attention(q, q, q), axis=0))
+
+
+def in_float32(tree):
+    return jax.tree_util.tree_map(
+        lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) else a, tree
+    )
+
+
+@pytest.fixture(scope="module")
+def attention():
+    return in_float32(Attention(256, 40, key=jr.key(0)))
+
+
+def test_many_derivatives_of_a_wide_attention_are_those_of_few(attention):
+    # With jaxlib 0.10, and 600 derivatives or more at once, XLA's fusions give others.
+    x = jr.normal(jr.key(1), (17, 9, 7), jnp.float32)
+    at_once = nt.ntk_diag(attention, x, batch_size=17)
+    each = nt.ntk_diag(attention, x, batch_size=4)
+    np.testing.assert_allclose(at_once, each, rtol=5e-6)
+    gradients = nt.ntk(attention, x, x[:2], batch_size=17)
+    np.testing.assert_allclose(jnp.diagonal(gradients), each[:2], rtol=5e-6)
+
+
+def product(a, b):
+    return jnp.sum(jnp.sin(a @ b))
+
+
+@pytest.mark.parametrize("compiled", [_compiled.jit, _compiled.filter_jit])
+def test_programs_nest_in_those_of_the_caller(compiled):
+    f = compiled(product)
+    a, b = jr.normal(jr.key(0), (2, 3, 3))
+    value = product(a, b)
+    assert jnp.allclose(f(a, b), value)
+    assert jnp.allclose(jax.jit(lambda: f(a, b))(), value)
+    assert jnp.allclose(jax.jit(f)(a, b), value)
+    assert jnp.allclose(jax.vmap(f, (0, None))(a[None], b), value)
+    assert jnp.allclose(jax.grad(f)(a, b), jax.grad(product)(a, b))
+    added, _ = jax.lax.scan(lambda c, _: (c + f(a, b), None), 0.0, jnp.arange(3))
+    assert jnp.allclose(added, 3 * value)
+
+
+def test_options_of_other_versions_are_left_out():
+    known = {"xla_backend_optimization_level": 1}
+    assert _compiled.understood({**known, "xla_of_no_version": "1"}) == known
