@@ -45,8 +45,15 @@ def _chosen(
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        is_inside = is_traced(args, kwargs) or is_traced(jnp.zeros(()))
-        return (inside if is_inside else outside())(*args, **kwargs)
+        if is_traced(args, kwargs) or is_traced(jnp.zeros(())):
+            return inside(*args, **kwargs)
+        try:
+            return outside()(*args, **kwargs)
+        except ValueError as error:
+            # It closes over something that is traced, which only JAX can see.
+            if "can only be passed to top-level `jax.jit`" not in str(error):
+                raise
+            return inside(*args, **kwargs)
 
     return called
 

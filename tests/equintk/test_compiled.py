@@ -67,6 +67,8 @@ def test_programs_nest_in_those_of_the_caller(compiled):
     assert jnp.allclose(jax.grad(f)(a, b), jax.grad(product)(a, b))
     added, _ = jax.lax.scan(lambda c, _: (c + f(a, b), None), 0.0, jnp.arange(3))
     assert jnp.allclose(added, 3 * value)
+    around = lambda a: compiled(lambda b: product(a, b))(b)
+    assert jnp.allclose(jax.grad(around)(a), jax.grad(product)(a, b))
 
 
 def test_options_of_other_versions_are_left_out():
