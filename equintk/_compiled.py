@@ -12,7 +12,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 
 from ._checks import is_traced
@@ -45,7 +44,7 @@ def _chosen(
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if is_traced(args, kwargs) or is_traced(jnp.zeros(())):
+        if is_traced(args, kwargs) or is_traced(jax.device_put(0)):
             return inside(*args, **kwargs)
         try:
             return outside()(*args, **kwargs)
