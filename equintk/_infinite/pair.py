@@ -66,13 +66,17 @@ def pair_of(
 
         def each(*arrays: Any) -> Any:
             found = _evaluated(parts.each, true, [*shared, *arrays])
-            return found[: parts.n_one], found[parts.n_one :]
+            # Which example it is, too: a kernel may depend on nothing else of it.
+            which = arrays[0]
+            return [which, *found[: parts.n_one]], [which, *found[parts.n_one :]]
 
         return (true, *_evaluated(parts.shared, true, shared)), jax.vmap(each)(*leaves)
 
     def kernel(shared: Any, one: Any, two: Any) -> Any:
         true, *numbers = shared
-        of_leaves = lambda a, b: _evaluated(parts.both, true, [*numbers, *a, *b])
+        of_leaves = lambda a, b: _evaluated(
+            parts.both, true, [*numbers, *a[1:], *b[1:]]
+        )
         over_columns = jax.vmap(of_leaves, (None, 0))
         found = jax.vmap(over_columns, (0, None))(one[0], two[1])
         return treedef.unflatten(found)

@@ -174,3 +174,13 @@ def test_each_example_chooses_its_own_token():
     own = x[jnp.arange(3), jnp.argmax(x[:, :, 0], axis=1)]
     hidden = 1.2**2 * own @ own.T / 5 + 0.3**2
     assert jnp.allclose(got, 1.2**2 * hidden + 0.3**2, rtol=1e-12)
+
+
+def test_a_kernel_in_which_no_example_is_seen_is_that_of_the_last_bias():
+    def vanishes(p, x):
+        h = p[0](x)
+        return p[1](h * jnp.mean(h * jnp.log(1 + h**2)))
+
+    kernels = answered(net(vanishes, IN, READ))
+    assert jnp.allclose(kernels.nngp, 0.3**2)
+    assert kernels.nngp.shape == kernels.ntk.shape == (2, 2)

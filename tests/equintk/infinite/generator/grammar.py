@@ -182,8 +182,8 @@ SEQUENCE: dict[str, Operation] = {
     "side by side": Operation(
         "tt", "t", lambda a, b: jnp.concatenate([a[:2], b[:1]]), weight=0.7
     ),
-    "to all tokens": Operation("th", "t", lambda t, h: t + h, weight=0.7),
-    "times unit": Operation("th", "t", lambda t, h: t * h, weight=0.7),
+    "to all tokens": Operation("th", "t", lambda t, h: t + h[None], weight=0.7),
+    "times unit": Operation("th", "t", lambda t, h: t * h[None], weight=0.7),
 }  # fmt: skip
 ENDS: dict[str, tuple[Any, float]] = {
     "": (lambda y: y, 12.0),

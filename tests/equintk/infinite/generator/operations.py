@@ -255,7 +255,7 @@ UNITS: dict[str, tuple[Any, float]] = {
         0.7,
     ),
     "numbered": (lambda h: h * jnp.arange(h.size), 0.3),
-    "alternating": (lambda h: h * (-1.0) ** jnp.arange(h.size), 0.3),
+    "alternating": (lambda h: h * jnp.where(jnp.arange(h.size) % 2 == 0, 1.0, -1.0), 0.3),
     "softmax": (lambda h: jax.nn.softmax(h) * h.size, 0.4),
     "centred": (lambda h: h - jnp.mean(h), 1.0),
     "normed": (lambda h: h * jnp.sqrt(h.size) / jnp.linalg.norm(h), 1.0),
