@@ -38,8 +38,10 @@ def check_many(atoms: Atoms, some: int, whole: int) -> None:
         )
 
 
-def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
-    """`reduce_sum` of a random array."""
+def _along(
+    field: Field, axes: Sequence[int]
+) -> tuple[list[int], list[tuple[int, int]], int, int]:
+    """Wide factors of axes; dimensions, with sizes; entries summed, of how many."""
     columns, dims, wide, whole = [], [], 1, 1
     for axis in axes:
         for part, factor in enumerate(field.axes[axis]):
@@ -50,6 +52,12 @@ def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
                 whole = max(whole, factor.whole)
             else:
                 dims.append((number, factor.size))
+    return columns, dims, wide, whole
+
+
+def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
+    """`reduce_sum` of a random array."""
+    columns, dims, wide, whole = _along(field, axes)
     kept = tuple(a for i, a in enumerate(field.axes) if i not in axes)
     if columns:
         left = [f.whole for axis in kept for f in axis if f.kind == "wide"]
@@ -130,16 +138,8 @@ def _law_of_large_numbers(
 
 def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
     """The sum over wide axes of a product of mean zero: a new Gaussian array."""
-    columns, summed_dims, wide, whole = [], [], 1, 1
-    for axis in axes:
-        for part, factor in enumerate(field.axes[axis]):
-            is_wide, number = fields.position(field, axis, part)
-            if is_wide:
-                columns.append(number)
-                wide *= factor.size
-                whole = max(whole, factor.whole)
-            else:
-                summed_dims.append(number)
+    columns, dims, wide, whole = _along(field, axes)
+    summed_dims = [number for number, _ in dims]
     check_many(atoms, wide, whole)
     for term in field.terms:
         atoms.averaged |= {(root, c) for root in term.roots for c in columns}
