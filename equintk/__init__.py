@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from . import metrics as metrics, predict as predict
+from ._compiled import filter_jit as filter_jit, jit as jit
 from ._empirical.empirical_nngp import (
     EmpiricalKernels as EmpiricalKernels,
     empirical_kernels as empirical_kernels,

@@ -82,7 +82,7 @@ def like(y: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 # Once for all runs: compiling takes longer than computing.
-@partial(jax.jit, static_argnums=0)
+@partial(nt.jit, static_argnums=0)
 def _summed(of_example: Callable[..., Array], outputs: Array, y: Array) -> Array:
     """The sum over examples at each time."""
     over_examples = jax.vmap(of_example)

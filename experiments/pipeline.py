@@ -169,7 +169,7 @@ def _drawn(
 
 # Compiled, since drawing layer by layer costs more than what is done with small
 # networks; all seeds share the compilation.
-_compiled_draw = eqx.filter_jit(_drawn)
+_compiled_draw = nt.filter_jit(_drawn)
 
 
 def _posterior(

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+import equintk as nt
 from experiments import losses
 from experiments.losses import Objective
 from experiments.regimes import Regime
@@ -125,7 +126,7 @@ def _batches(regime: Regime, n_train: int, dtype: Any) -> list[_Batch]:
 
 
 # Nothing is donated: the caller keeps the models that it is shown.
-@partial(jax.jit, static_argnums=(11, 12))
+@partial(nt.jit, static_argnums=(11, 12))
 def _descend(
     params: PyTree,
     state: PyTree,
@@ -160,7 +161,7 @@ def _descend(
     return optax.apply_updates(params, updates), state
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(nt.jit, static_argnums=3)
 def _outputs(params: PyTree, frozen: PyTree, x: Array, static: _Static) -> Array:
     return _apply(params, frozen, static, x)
 
