@@ -6,16 +6,20 @@ have no limit before they are divided again; of a sum of positive terms the root
 fluctuates by a number that does not vanish.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
+from .._trace.flatten import aval
 from .errors import NoLimitError
 
 _SCALE = 1.5  # sums over wide axes count as means up to this multiple of the mean
 _CARRY = frozenset("convert_element_type copy neg stop_gradient".split())
-_JUMPS = frozenset("eq ne lt le gt ge sign floor ceil round is_finite rem".split())
+_COMPARED = frozenset("eq ne lt le gt ge".split())
+_JUMPS = _COMPARED | frozenset("sign floor ceil round rem atan2 nextafter".split())
+_GUARD = 1e-3  # what means of positive terms are compared with before they divide
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "square": 2.0, "cbrt": 1 / 3}
 
 
@@ -92,7 +96,6 @@ def after(
     eqn: JaxprEqn,
     averages: Sequence[Average | None],
     numbers: Sequence[float | None],
-    is_zero: Callable[[int], bool],
 ) -> Average | None:
     """What becomes of averages in an equation that treats each entry by itself.
 
@@ -100,7 +103,6 @@ def after(
         eqn: the equation.
         averages: of its operands.
         numbers: that operands equal, where they do.
-        is_zero: whether an operand is a mean that is zero by symmetry.
 
     Raises:
         NoLimitError: if fluctuations count.
@@ -109,6 +111,14 @@ def after(
     if not known:
         return None
     name = eqn.primitive.name
+    if _jumps(eqn, averages, numbers):
+        raise NoLimitError(
+            "a jump at the mean of something over an axis that goes to infinity: where "
+            "the mean is at the jump, as by a symmetry or after a norm, it stays "
+            "random (`jnp.minimum` and `jnp.maximum` do not jump)"
+        )
+    if name in _COMPARED or name == "sign":
+        return Average(min(a.entries for a in known), 1.0)
     if name == "select_n" and numbers[0] is not None:
         return averages[1 + int(numbers[0])]
     if name in _CARRY:
@@ -130,15 +140,29 @@ def after(
         size = 1.0 if power is None else average.size**power
         divided = average.divided or size <= _SCALE
         return Average(average.entries, size, power is not None, divided)
-    if name in _JUMPS and any(
-        a is not None and is_zero(i) for i, a in enumerate(averages)
-    ):
-        raise NoLimitError(
-            "a jump at the mean of something that is as often positive as negative, "
-            "over an axis that goes to infinity: it stays random"
-        )
     found = merged([a.checked() for a in known])
     return found._replace(positive=_stays_positive(name, averages, numbers))
+
+
+def _jumps(
+    eqn: JaxprEqn, averages: Sequence[Average | None], numbers: Sequence[float | None]
+) -> bool:
+    """Whether a mean may be where an equation jumps.
+
+    Which means are equal by a symmetry is not known, so that all jumps count but those
+    that a mean of positive terms is far from.
+    """
+    name = eqn.primitive.name
+    if name == "convert_element_type":
+        return not jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.inexact)
+    if name not in _JUMPS or name in _COMPARED and eqn.invars[0] is eqn.invars[1]:
+        return False
+    far = all(a is None or a.positive for a in averages)
+    if name == "sign":
+        return not far
+    others = [n for n, a in zip(numbers, averages, strict=True) if a is None]
+    beside = all(n is not None and n <= _GUARD for n in others) and others
+    return not (name in _COMPARED and far and beside)
 
 
 def _stays_positive(

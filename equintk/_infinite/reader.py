@@ -87,17 +87,20 @@ class Reader:
         known = [v for v in values if isinstance(v, Data)]
         if len(known) == len(values):
             # Inside, equal entries are seen to be so, and sums to be means.
-            look_inside = name in CUSTOM and any(
-                any(v.copies) or v.average is not None for v in known
-            )
-            if not look_inside:
+            averages = any(v.average is not None for v in known)
+            copies = any(any(v.copies) for v in known)
+            looks_inside = (
+                name in CUSTOM and (averages or copies)
+                or (name in GIVEN or name == "scan") and averages
+            )  # fmt: skip
+            if not looks_inside:
                 return deterministic.rule(eqn, known)
+        if name in GIVEN:
+            return self.traced(lambda *a: GIVEN[name](*a, **eqn.params), *values)
         if any(isinstance(v, Pieces) for v in values) and name not in CUSTOM:
             return [piecewise(self, eqn, values)]
         if name in POINTWISE:
             return [self.pointwise(eqn, values)]
-        if name in GIVEN:
-            return self.traced(lambda *a: GIVEN[name](*a, **eqn.params), *values)
         if name not in RULES:
             raise NoLimitError("no rule for what is done here to something random")
         return RULES[name](self, eqn, values)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
-from ..averages import merged
+from ..averages import after
 from ..errors import NoLimitError
 from ..functions.function import Function, scaled, total
 from ..nodes import Atoms, Data, Field, Term, checked_gaussian, itself
@@ -92,7 +92,8 @@ def of_numbers(
     copies = (False,) * len(shape)
     dtype = aval(eqn.outvars[0]).dtype
     known = [d for d in operands if d]
-    average = merged([d.average for d in known])
+    averages = [d and d.average for d in map(several.get, range(n_operands))]
+    average = after(eqn, averages, [numbers.get(i) for i in range(n_operands)])
     made = deterministic.made(shape, copies, dtype, compute, known, average)
     return fields.with_terms(like, [Term(made, ())])
 

@@ -10,7 +10,8 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval, evaluate
-from ..averages import Average, after, merged
+from ..averages import Average, after, merged, multiplied
+from ..errors import NoLimitError
 from ..layout import groups
 from ..nodes import Data
 from . import noise
@@ -27,6 +28,17 @@ _REDUCTIONS = frozenset(
     "reduce_max reduce_min reduce_prod reduce_and reduce_or".split()
 )
 _BITS = frozenset("bitcast_convert_type shift_right_logical shift_left".split())
+_MOVES = frozenset(
+    "concatenate stack unstack tile pad rev slice dynamic_slice dynamic_update_slice "
+    "gather scatter split copy reduce_precision real imag complex conj "
+    "reduce_window_max reduce_window_min cummax cummin cumlogsumexp "
+    "optimization_barrier".split()
+)
+"""Of which the results are some of the entries, or no larger than they."""
+_ADDS = frozenset(
+    "dot_general conv_general_dilated cumsum reduce_window_sum scatter-add fft "
+    "triangular_solve cholesky".split()
+)
 
 
 def constant(value: Any) -> Data:
@@ -152,7 +164,7 @@ def rule(eqn: JaxprEqn, operands: list[Data]) -> list[Data]:
         if name == "reduce_sum":
             return [_summed(eqn, operands[0], out)]
     values = [full(settled(d)) for d in operands]
-    average = merged([d.average for d in operands])
+    average = _carried(eqn, operands)
     results = []
     for i, var in enumerate(eqn.outvars):
         out = aval(var)
@@ -268,7 +280,41 @@ def _pointwise(eqn: JaxprEqn, operands: list[Data], out: Any) -> Data:
 def _average(eqn: JaxprEqn, operands: list[Data]) -> Average | None:
     averages = [d.average for d in operands]
     numbers = [scalar_of(d) if d.average is None else None for d in operands]
-    return after(eqn, averages, numbers, lambda i: scalar_of(operands[i]) == 0)
+    return after(eqn, averages, numbers)
+
+
+def _carried(eqn: JaxprEqn, operands: list[Data]) -> Average | None:
+    """What becomes of averages in an equation that has no rule of its own.
+
+    Raises:
+        NoLimitError: where it is not known whether it jumps, as a search does.
+    """
+    known = [d for d in operands if d.average is not None]
+    name = eqn.primitive.name
+    if not known:
+        return None
+    if name in _MOVES or name == "sort" and len(operands) == 1:
+        return merged([d.average for d in known])
+    if name not in _ADDS:
+        raise NoLimitError(
+            "no rule for what is done here to a mean over an axis that goes to infinity"
+        )
+    if name == "dot_general":
+        contracted = eqn.params["dimension_numbers"][0]
+        pairs = zip(*contracted, strict=True)
+        along = [i for i, j in pairs if operands[0].copies[i] and operands[1].copies[j]]
+        added = math.prod(operands[0].shape[i] for i in along)
+    else:
+        # as many as there may be
+        added = max(
+            math.prod(n for n, c in zip(d.shape, d.copies, strict=True) if c)
+            for d in known
+        )
+    average = known[0].average
+    for data in known[1:]:
+        average = multiplied(average, data.average)
+    assert average is not None
+    return average.times(added)._replace(positive=False)
 
 
 def _summed(eqn: JaxprEqn, data: Data, out: Any) -> Data:
@@ -291,6 +337,11 @@ def _reduced(eqn: JaxprEqn, data: Data, out: Any) -> Data:
     axes = tuple(eqn.params["axes"])
     kept = [c for i, c in enumerate(data.copies) if i not in axes]
     settled(data)
+    copied = any(data.copies[i] and data.shape[i] > 1 for i in axes)
+    if data.average is not None and eqn.primitive.name == "reduce_prod" and copied:
+        raise NoLimitError(
+            "a mean over an axis that goes to infinity, to a power that grows with it"
+        )
 
     def compute(m: Any, side: int) -> Any:
         value = m.value(data, side)
