@@ -73,14 +73,14 @@ def estimate_infinite_kernels(
 
     Raises:
         NoLimitError: if the limit is not known, or an expectation is over more
-            Gaussians than `equintk._infinite.sampling.DIMENSIONS`.
+            Gaussians than `equintk._infinite.numbers.sampling.DIMENSIONS`.
         ValueError: for bad arguments.
 
     Costs `n_repeats * n_points` evaluations of what is between two matrix products for
     each pair of examples, and of its derivatives; the number of Gaussians grows with
     time steps and places. No derivatives by inputs, `W_std` or `b_std`.
 
-    Source: as of `equintk/_infinite/sampling.py`.
+    Source: as of `equintk/_infinite/numbers/sampling.py`.
     """
     _inputs.random_key(key)
     _checks.positive_integer("n_points", n_points)

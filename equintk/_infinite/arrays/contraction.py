@@ -12,7 +12,7 @@ from . import fields, parameters
 from .algebra import zero_mean
 from .drawer import Drawer
 from .parameters import Spans
-from .sums import check_many
+from .sums import check_each, check_many
 
 
 def contracted(
@@ -117,7 +117,7 @@ class _Use:
         self.drawer, self.par, self.other = drawer, par, other
         self.spans = Spans(par)
         self.summed: list[int] = []
-        self.columns: list[int] = []  # wide factors of the array that are contracted
+        self.columns: dict[int, int] = {}  # wide factors that are contracted: sizes
         self.windows: list[tuple[int, Window]] = []
         self.window_sizes: dict[int, int] = {}
         self.wide = self.whole = 1
@@ -129,7 +129,7 @@ class _Use:
             is_wide, number = fields.position(self.other, axis, i)
             self.spans.take(part, ("in", factor.kind, len(self.columns)))
             if is_wide:
-                self.columns.append(number)
+                self.columns[number] = factor.size
                 self.wide *= factor.size
                 self.whole = max(self.whole, factor.whole)
             else:
@@ -219,10 +219,11 @@ class _Use:
                 "that do not go to infinity, which gives no Gaussian"
             )
         check_many(self.drawer.atoms, self.wide, self.whole)
+        check_each(self.drawer.atoms, self.other.terms, self.columns, self.whole)
         for term in self.other.terms:
             for root in term.roots:
                 self.drawer.atoms.contracted.add(root.origin)
-                if not root.varies_along(self.columns):
+                if not root.varies_along([*self.columns]):
                     raise NoLimitError(
                         "a parameter is contracted with a random array over axes that "
                         "do not go to infinity (mixing tokens or channels by a drawn "

@@ -301,15 +301,15 @@ def _carried(eqn: JaxprEqn, operands: list[Data]) -> Average | None:
         )
     if name == "dot_general":
         contracted = eqn.params["dimension_numbers"][0]
-        pairs = zip(*contracted, strict=True)
-        along = [i for i, j in pairs if operands[0].copies[i] and operands[1].copies[j]]
-        added = math.prod(operands[0].shape[i] for i in along)
-    else:
-        # as many as there may be
-        added = max(
-            math.prod(n for n, c in zip(d.shape, d.copies, strict=True) if c)
-            for d in known
-        )
+        along = {id(d): axes for d, axes in zip(operands, contracted, strict=True)}
+    else:  # as many as there may be
+        along = {id(d): range(len(d.shape)) for d in known}
+    copies = [[d.shape[i] for i in along[id(d)] if d.copies[i]] for d in known]
+    added = float(max(math.prod(sizes) for sizes in copies))
+    for other in operands:
+        is_number = other.const is not None and other.const.dtype.kind == "f"
+        if other.average is None and is_number and other.const.size:
+            added *= float(np.max(np.abs(other.const))) or 1.0
     average = known[0].average
     for data in known[1:]:
         average = multiplied(average, data.average)

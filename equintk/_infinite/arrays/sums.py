@@ -10,7 +10,7 @@ import numpy as np
 from ..averages import Average
 from ..errors import NoLimitError
 from ..layout import Root
-from ..nodes import Atoms, Data, Field, PlaceOp, itself
+from ..nodes import Atoms, Data, Field, PlaceOp, Term, itself
 from ..numbers.sources import Operand, Overlap
 from . import fields
 from .algebra import is_positive, zero_mean
@@ -33,21 +33,34 @@ def check_many(atoms: Atoms, some: int, whole: int) -> None:
         raise NoLimitError(
             f"a sum over {atoms.fewest:g} entries of an axis that goes to infinity, in "
             f"a model that sums over {atoms.widest} elsewhere: if they stay as few (a "
-            "low rank, a few experts) there is no limit; if they grow with the others, "
-            "pass a model whose widths are more alike"
+            "low rank, a few experts or heads) there is no limit; if they grow with "
+            "the others, pass a model whose widths are more alike"
         )
+
+
+def check_each(
+    atoms: Atoms, terms: Sequence[Term], columns: dict[int, int], whole: int
+) -> None:
+    """The same of each random array in a sum, along the factors that it varies along.
+
+    The scores of a few heads are few, however many entries each head has.
+    """
+    for root in {root for term in terms for root in term.roots}:
+        sizes = [n for c, n in columns.items() if root.varies_along([c])]
+        if sizes:
+            check_many(atoms, math.prod(sizes), whole)
 
 
 def _along(
     field: Field, axes: Sequence[int]
-) -> tuple[list[int], list[tuple[int, int]], int, int]:
-    """Wide factors of axes; dimensions, with sizes; entries summed, of how many."""
-    columns, dims, wide, whole = [], [], 1, 1
+) -> tuple[dict[int, int], list[tuple[int, int]], int, int]:
+    """Wide factors and dimensions, with sizes; entries summed, of how many."""
+    columns, dims, wide, whole = {}, [], 1, 1
     for axis in axes:
         for part, factor in enumerate(field.axes[axis]):
             is_wide, number = fields.position(field, axis, part)
             if is_wide:
-                columns.append(number)
+                columns[number] = factor.size
                 wide *= factor.size
                 whole = max(whole, factor.whole)
             else:
@@ -63,9 +76,10 @@ def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
         left = [f.whole for axis in kept for f in axis if f.kind == "wide"]
         atoms.widest = max(atoms.widest, *left, 1)
         check_many(atoms, wide, whole)
+        check_each(atoms, field.terms, columns, whole)
         for term in field.terms:
             atoms.averaged |= {(root, c) for root in term.roots for c in columns}
-        return _law_of_large_numbers(field, axes, columns, dims, wide)
+        return _law_of_large_numbers(field, axes, [*columns], dims, wide)
     numbers = tuple(d for d, _ in dims)
     sizes = dict(dims)
 
@@ -140,7 +154,11 @@ def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
     """The sum over wide axes of a product of mean zero: a new Gaussian array."""
     columns, dims, wide, whole = _along(field, axes)
     summed_dims = [number for number, _ in dims]
+    # Unlike what a mean leaves, the axes that stay are wide still: where they are
+    # hidden, a later sum counts them among the widest, and how many outputs there are
+    # says nothing of widths.
     check_many(atoms, wide, whole)
+    check_each(atoms, field.terms, columns, whole)
     for term in field.terms:
         atoms.averaged |= {(root, c) for root in term.roots for c in columns}
         atoms.contracted |= {root.origin for root in term.roots}
@@ -149,7 +167,7 @@ def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
     kept_columns = [c for c in range(field.n_wide) if c not in columns]
     for term in field.terms:
         for root in term.roots:
-            if not root.varies_along(columns) or not all(
+            if not root.varies_along([*columns]) or not all(
                 root.varies_along([c]) for c in kept_columns
             ):
                 raise NoLimitError(

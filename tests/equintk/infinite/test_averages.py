@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 from equinox import nn
+from jax import lax
 
 import equintk as nt
 from tests.equintk.infinite.adversaries import HID, IN, READ, after, net, relu, tanh
@@ -118,6 +119,47 @@ def test_a_sum_over_few_entries_beside_one_over_many_is_refused(name):
         answered(NARROW[name])
 
 
+def vectors(n_several, n_long):
+    return array(n_several, n_long, 5)
+
+
+def overlaps(p, x):
+    """Scalar products of pairs of vectors."""
+    q, k = p[0] @ x, p[1] @ x
+    return jnp.einsum("od,od->o", q, k) / q.shape[1] ** 0.5
+
+
+def test_products_of_vectors_that_are_short_beside_their_number_are_refused():
+    short = net(lambda p, x: p[2](relu(overlaps(p, x))), *[vectors(0, 4)] * 2, READ)
+    with pytest.raises(nt.NoLimitError, match="a sum over 4 entries.*over 64 else"):
+        answered(short)
+
+
+def test_how_many_outputs_there_are_says_nothing_of_widths():
+    # As long as one likes: of two Gaussians the product of covariances.
+    few = net(overlaps, *[vectors(64, 4)] * 2)(N, jr.key(0))
+    x = jr.normal(jr.key(1), (3, 5))
+    got = nt.infinite_nngp(few, x, **OPTIONS)
+    assert jnp.allclose(got, (1.2**2 * x @ x.T / 5) ** 2, rtol=1e-12)
+
+
+def with_heads(n_heads):
+    def call(p, x):
+        q, k, v = (jax.vmap(a)(x).reshape(3, n_heads, -1) for a in p[:3])
+        scores = jnp.einsum("shd,thd->hst", q, k) / jnp.sqrt(q.shape[-1])
+        mixed = jnp.einsum("hst,thd->shd", scores, v).reshape(3, -1)
+        return p[4](jnp.mean(jnp.sin(jax.vmap(p[3])(mixed)), axis=0))
+
+    return net(call, IN, IN, IN, HID, READ)(N, jr.key(0))
+
+
+def test_few_heads_are_few_however_many_units_they_have():
+    x = jr.normal(jr.key(1), (2, 3, 5))
+    with pytest.raises(nt.NoLimitError, match="a sum over 4 of the 64 entries"):
+        nt.infinite_nngp(with_heads(4), x, **OPTIONS)
+    assert nt.infinite_nngp(with_heads(8), x, **OPTIONS).shape == (2, 2)
+
+
 @pytest.mark.parametrize("name", ENDS)
 def test_a_mean_over_the_outputs_themselves_is_refused(name):
     with pytest.raises(nt.NoLimitError, match="entries of the output itself"):
@@ -132,10 +174,85 @@ def test_a_block_may_normalise_what_it_returns():
     assert jnp.all(jnp.isfinite(found.ntk))
 
 
-def test_a_choice_by_the_sign_of_a_mean_is_refused():
-    branch = after(lambda p, h: jnp.where(jnp.mean(h) > 0, relu(h), -h))
+def square(h):
+    return jnp.mean(h**2)
+
+
+# In networks each is decided by fluctuations, however wide they are: means that are
+# equal by symmetry, or are what they are compared with.
+JUMPS = {
+    "a sign": lambda p, h, g: jnp.where(jnp.mean(h) > 0, relu(h), -h),
+    "two means": lambda p, h, g: jnp.where(square(h) > square(g), relu(h), tanh(h)),
+    "a difference": lambda p, h, g: h * jnp.sign(square(h) - square(g)),
+    "a ratio": lambda p, h, g: jnp.where(square(h) / square(g) > 1, relu(h), tanh(h)),
+    "a half": lambda p, h, g: h * jnp.where(
+        jnp.mean(jnp.sign(relu(h))) > 0.5, 1.0, 2.0),
+    "in a loop": lambda p, h, g: h * lax.fori_loop(
+        0, 2, lambda i, s: jnp.sign(s), jnp.mean(h)),
+    "an angle": lambda p, h, g: h * jnp.arctan2(jnp.mean(h), jnp.mean(g)),
+    "a whole number": lambda p, h, g: h * square(h).astype(jnp.int32).astype(h.dtype),
+}  # fmt: skip
+HIDDEN = {
+    "the largest of means": lambda p, h, g: jnp.stack([h, g])[
+        jnp.argmax(jnp.stack([square(h), square(g)]))
+    ],
+    "a branch": lambda p, h, g: h * lax.cond(True, jnp.sign, jnp.cos, jnp.mean(h)),
+    "a loop until": lambda p, h, g: h * lax.while_loop(
+        lambda s: s < 0, lambda s: s + 1, jnp.mean(h)),
+    "bits": lambda p, h, g: jnp.where(jnp.signbit(jnp.mean(h)), h, relu(h)),
+}  # fmt: skip
+COPIES = {
+    "a product": lambda h, m: h + jnp.dot(m, jnp.ones(h.size)),
+    "a running sum": lambda h, m: h + jnp.cumsum(m)[-1],
+}
+SMOOTH = {
+    "a guarded norm": lambda p, h, g: jnp.where(
+        square(h) > 0, h / jnp.sqrt(square(h)), h),
+    "a leaky mean": lambda p, h, g: h * jax.nn.leaky_relu(jnp.mean(h * relu(h))),
+    "the larger of means": lambda p, h, g: h * jnp.maximum(jnp.mean(h), square(g)),
+    "a loop": lambda p, h, g: h * lax.fori_loop(
+        0, 2, lambda i, s: jnp.cos(s), square(h)),
+    "a mean of copies": lambda p, h, g: h * jnp.dot(
+        square(h) * jnp.ones(N), jnp.ones(N) / N),
+}  # fmt: skip
+
+
+def of_two(function):
+    """A function of two hidden layers."""
+    return net(lambda p, x: p[2](function(p, p[0](x), p[1](x))), IN, IN, READ)
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_a_jump_at_a_mean_is_refused(name):
     with pytest.raises(nt.NoLimitError, match="a jump at the mean"):
-        answered(branch)
+        answered(of_two(JUMPS[name]))
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_may_hide_a_jump_at_a_mean_is_refused(name):
+    with pytest.raises(
+        nt.NoLimitError, match="no rule for what is done here to a mean"
+    ):
+        answered(of_two(HIDDEN[name]))
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_sums_of_copies_of_a_mean_are_multiples_of_it(name):
+    several = lambda p, h: COPIES[name](h, jnp.mean(h) * jnp.ones(h.size))
+    with pytest.raises(nt.NoLimitError, match="which is multiplied by 64"):
+        answered(after(several))
+
+
+def test_a_power_of_a_mean_that_grows_with_the_size_is_refused():
+    power = lambda p, h: h * jnp.prod(1 + jnp.mean(h) * jnp.ones(h.size))
+    with pytest.raises(nt.NoLimitError, match="to a power that grows"):
+        answered(after(power))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOOTH)
+def test_what_does_not_jump_at_a_mean_is_answered(name):
+    assert jnp.all(jnp.isfinite(answered(of_two(SMOOTH[name])).ntk))
 
 
 @pytest.mark.slow

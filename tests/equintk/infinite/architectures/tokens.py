@@ -7,14 +7,16 @@ from equinox import nn
 
 from . import WIDTH, erf, linear, net, readout
 
+UNITS = 16  # four heads of four: fewer would stay few beside them
+
 
 def heads(p, seen, values, weights):
     """Heads of size 4, from their keys, queries and values, and a mean over tokens."""
     k, q, v = (
-        jax.vmap(layer)(x).reshape(-1, WIDTH // 4, 4)
+        jax.vmap(layer)(x).reshape(-1, UNITS // 4, 4)
         for layer, x in zip(p, (seen, seen, values), strict=False)
     )
-    mixed = jnp.einsum("hts,shd->thd", weights(q, k), v).reshape(-1, WIDTH)
+    mixed = jnp.einsum("hts,shd->thd", weights(q, k), v).reshape(-1, UNITS)
     return p[4](jnp.mean(jax.vmap(p[3])(mixed), axis=0))
 
 
@@ -50,31 +52,36 @@ def summed_for_values_too(p, x):
 
 
 def positions(key):
-    return jr.normal(key, (4, WIDTH))
+    return jr.normal(key, (4, UNITS))
 
 
 def projection(n_in):
-    return lambda key: nn.Linear(n_in, WIDTH, use_bias=False, key=key)
+    return lambda key: nn.Linear(n_in, UNITS, use_bias=False, key=key)
+
+
+def embedded(key):
+    return linear(key, 3, UNITS)
 
 
 def projected(key):
     return linear(key, 3)
 
 
-PROJECTIONS = (projection(3),) * 3 + (linear, readout())
-PROJECTED = (projection(WIDTH),) * 3 + (linear, readout())
-CONCATENATED = (projection(2 * WIDTH),) * 3 + (linear, readout())
+AFTER = (lambda key: linear(key, UNITS, UNITS), readout(UNITS))
+PROJECTIONS = (projection(3),) * 3 + AFTER
+PROJECTED = (projection(UNITS),) * 3 + AFTER
+CONCATENATED = (projection(2 * UNITS),) * 3 + AFTER
 TOKENS = {
     "attention identity": attention(identity),
     "attention softmax": attention(softmax),
     "attention relu": attention(tied(jax.nn.relu)),
     "attention abs": attention(tied(jnp.abs)),
-    "attention positions summed": net(summed, *PROJECTED, projected, positions),
+    "attention positions summed": net(summed, *PROJECTED, embedded, positions),
     "attention positions concatenated": net(
-        concatenated, *CONCATENATED, projected, positions
+        concatenated, *CONCATENATED, embedded, positions
     ),
     "attention identity positions": net(
-        summed_for_values_too, *PROJECTED, projected, positions
+        summed_for_values_too, *PROJECTED, embedded, positions
     ),
 }
 
@@ -121,9 +128,9 @@ def masked_flatten(p, x):
 def masked_attention(p, x):
     known = x[:, 0] != MASK
     h = jnp.where(known[:, None], x, 0.0)
-    k, v = (jax.vmap(layer)(h).reshape(-1, WIDTH // 4, 4) for layer in p[:2])
+    k, v = (jax.vmap(layer)(h).reshape(-1, UNITS // 4, 4) for layer in p[:2])
     scores = jnp.where(known, jnp.einsum("thd,shd->hts", k, k) / 4, -jnp.inf)
-    mixed = jnp.einsum("hts,shd->thd", jax.nn.softmax(scores), v).reshape(-1, WIDTH)
+    mixed = jnp.einsum("hts,shd->thd", jax.nn.softmax(scores), v).reshape(-1, UNITS)
     h = jnp.where(known[:, None], jax.vmap(p[2])(mixed), 0.0)
     return p[3](jnp.sum(h, axis=0) / jnp.sum(known.astype(x.dtype)))
 
