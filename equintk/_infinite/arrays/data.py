@@ -306,10 +306,11 @@ def _carried(eqn: JaxprEqn, operands: list[Data]) -> Average | None:
         along = {id(d): range(len(d.shape)) for d in known}
     copies = [[d.shape[i] for i in along[id(d)] if d.copies[i]] for d in known]
     added = float(max(math.prod(sizes) for sizes in copies))
-    for other in operands:
-        is_number = other.const is not None and other.const.dtype.kind == "f"
-        if other.average is None and is_number and other.const.size:
-            added *= float(np.max(np.abs(other.const))) or 1.0
+    for data in operands:
+        if data.average is None and data.const is not None:
+            numbers = np.asarray(data.const)
+            if numbers.dtype.kind == "f" and numbers.size:
+                added *= float(np.max(np.abs(numbers))) or 1.0
     average = known[0].average
     for data in known[1:]:
         average = multiplied(average, data.average)
