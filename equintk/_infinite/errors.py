@@ -21,18 +21,13 @@ class NoLimitError(NotImplementedError):
     """
 
 
-def located(error: NoLimitError, eqn: Any, before: str) -> NoLimitError:
-    """The same error with the primitive and the line of code that it comes from.
-
-    Within functions that are compiled by themselves, as many of `jax.numpy` are, the
-    line is not known; then it is the last one `before` that is.
-    """
+def located(error: NoLimitError, place: str) -> NoLimitError:
+    """The same error with the place in the model that it comes from, if it has none."""
     if getattr(error, "_located", False):
         return error
     named = NoLimitError(
-        f"No infinite-width kernel: {error} (primitive `{eqn.primitive.name}`"
-        f"{line(eqn) or before}). `nt.monte_carlo` averages the kernels of finite "
-        "networks instead."
+        f"No infinite-width kernel: {error} ({place}). `nt.monte_carlo` averages the "
+        "kernels of finite networks instead."
     )
     named._located = True  # type: ignore[attr-defined]
     return named

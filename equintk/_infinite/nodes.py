@@ -270,6 +270,7 @@ class Atoms:
         contracted: what was contracted with a parameter since it was drawn.
         fewest: entries of wide axes in a sum.
         widest: entries of a wide axis that was summed over.
+        place: where in the model atoms are made now, for errors.
     """
 
     def __init__(self, sampled: bool = False) -> None:
@@ -278,6 +279,7 @@ class Atoms:
         self.contracted: set[Hashable] = set()
         self.fewest: float = math.inf
         self.widest = 1
+        self.place = ""
         self._made: dict[Hashable, Atom] = {}
         self._kept: list[Any] = []  # so that no `id` in a key is given out again
 

@@ -15,7 +15,7 @@ from . import rules as rules
 from .arguments import Uses
 from .arrays import data as deterministic, fields, parameters
 from .arrays.drawer import Drawer
-from .errors import NoLimitError
+from .errors import NoLimitError, located
 from .functions.duals import Duals
 from .layout import Root
 from .nodes import Atoms, Field
@@ -79,10 +79,13 @@ class Program:
             m = Moments(
                 inputs, variance, t, same, order, self.dtype, points, self.duals
             )
-            found = [
-                m.at_any_depth(lambda field=field: _kernel(m, field))
-                for field in self.outputs
-            ]
+            try:
+                found = [
+                    m.at_any_depth(lambda field=field: _kernel(m, field))
+                    for field in self.outputs
+                ]
+            except NoLimitError as error:
+                raise located(error, "for what the model returns") from None
             worst = None
             for error in m.errors:
                 worst = error if worst is None else jnp.maximum(worst, error)

@@ -53,19 +53,33 @@ class Reader:
         self.atoms, self.drawer = atoms, drawer
         self._line = ""
 
-    def read(self, flat: Flat, args: Sequence[Value]) -> list[Value]:
-        """The results of a flat jaxpr for these operands."""
+    def read(
+        self, flat: Flat, args: Sequence[Value], is_models: bool = True
+    ) -> list[Value]:
+        """The results of a flat jaxpr for these operands.
+
+        Args:
+            flat: the jaxpr.
+            args: its operands.
+            is_models: whether it is the model's own, so that its lines are.
+        """
         consts = [self.literal(c) for c in flat.consts]
         environment = Environment(Flat(flat.jaxpr, tuple(consts)), args)
+        outside = self._line, self.atoms.place
         for eqn in flat.jaxpr.eqns:
             values = [self.literal(v) for v in environment.read(eqn.invars)]
-            here = line(eqn)
+            # Within functions that are compiled by themselves, as many of `jax.numpy`
+            # are, no line is known; then it is the last one before that is.
+            here = line(eqn) if is_models else ""
             self._line = here.replace(" at ", " after ", 1) if here else self._line
+            place = f"primitive `{eqn.primitive.name}`{here or self._line}"
+            self.atoms.place = place
             try:
                 results = self.equation(eqn, values)
             except NoLimitError as error:
-                raise located(error, eqn, self._line) from None
+                raise located(error, place) from None
             environment.write(eqn.outvars, results)
+        self._line, self.atoms.place = outside
         return [self.literal(v) for v in environment.read(flat.jaxpr.outvars)]
 
     def literal(self, value: Any) -> Value:
@@ -109,7 +123,7 @@ class Reader:
         """The results of a function of arrays, read like the model's own code."""
         structs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in values]
         closed = jax.make_jaxpr(function)(*structs)
-        return self.read(inlined(closed.jaxpr, closed.consts), values)
+        return self.read(inlined(closed.jaxpr, closed.consts), values, False)
 
     def function(self, function: Callable[..., Any], dtype: Any) -> Function:
         """How a function of one number is spelt here.

@@ -203,6 +203,7 @@ class _Use:
             tuple(sorted(self.summed)),
             tuple(self.windows),
             self.wide,
+            drawer.atoms.place,
         )
         columns = [c for _, c in inherited]
         root = drawer.root(par, self.spans, columns, column)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..averages import Average
-from ..errors import NoLimitError
+from ..errors import NoLimitError, located
 from ..layout import Root
 from ..nodes import Atoms, Data, Field, PlaceOp, Term, itself
 from ..numbers.sources import Operand, Overlap
@@ -79,7 +79,7 @@ def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
         check_each(atoms, field.terms, columns, whole)
         for term in field.terms:
             atoms.averaged |= {(root, c) for root in term.roots for c in columns}
-        return _law_of_large_numbers(field, axes, [*columns], dims, wide)
+        return _law_of_large_numbers(field, axes, [*columns], dims, wide, atoms.place)
     numbers = tuple(d for d, _ in dims)
     sizes = dict(dims)
 
@@ -94,7 +94,12 @@ def summed(atoms: Atoms, field: Field, axes: Sequence[int]) -> Field | Data:
 
 
 def _law_of_large_numbers(
-    field: Field, axes: Sequence[int], columns: list[int], dims: Any, wide: int
+    field: Field,
+    axes: Sequence[int],
+    columns: list[int],
+    dims: Any,
+    wide: int,
+    place: str,
 ) -> Data:
     for term in field.terms:
         for root in term.roots:
@@ -119,7 +124,10 @@ def _law_of_large_numbers(
     others = [(d, n) for d, n in dims]
 
     def compute(m: Any, side: int) -> Any:
-        mean = m.mean(field.terms, rank, side)
+        try:
+            mean = m.mean(field.terms, rank, side)
+        except NoLimitError as error:
+            raise located(error, place) from None
         for d, n in others:
             mean = mean.sum(axis=d, keepdims=True) * (n if mean.shape[d] == 1 else 1)
         # Axes that hold places are written out; the others keep size 1.
@@ -174,7 +182,9 @@ def overlap(field: Field, axes: Sequence[int], atoms: Atoms) -> Field:
                     "a product of random arrays is summed over an axis along which one "
                     "of them does not vary"
                 )
-    operand = Operand(field.terms, field.sizes, tuple(sorted(summed_dims)), (), wide)
+    operand = Operand(
+        field.terms, field.sizes, tuple(sorted(summed_dims)), (), wide, atoms.place
+    )
     rank = len(result.sizes)
     source = Overlap(operand, tuple(columns), rank)
     strides = tuple(

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ..errors import NoLimitError
+from ..errors import NoLimitError, located
 from ..nodes import Term, one_order
 from .moments import Moments
 from .shifts import Window, convolved
@@ -27,6 +27,7 @@ class Operand:
         summed: which dimensions are contracted.
         windows: dimensions that a convolution runs along.
         wide: the number of entries contracted along wide axes.
+        place: where in the model it is contracted, for errors.
     """
 
     terms: tuple[Term, ...]
@@ -34,6 +35,7 @@ class Operand:
     summed: tuple[int, ...]
     windows: tuple[tuple[int, Window], ...]
     wide: int
+    place: str
 
     def second(
         self, m: Moments, other: "Operand", sides: Any, diagonal: bool, still: bool
@@ -45,7 +47,10 @@ class Operand:
         if not any(t.factors for t in (*self.terms, *other.terms)) and not self.windows:
             return self.wide * self._of_data(m, other, sides, diagonal)
         rank = len(self.sizes)
-        k = m.second(self.terms, other.terms, rank, sides, alone, still)
+        try:
+            k = m.second(self.terms, other.terms, rank, sides, alone, still)
+        except NoLimitError as error:
+            raise located(error, self.place) from None
         for d in reversed(self.summed):
             k, rank = _summed(k, d, rank, self.sizes[d], alone), rank - 1
         if self.windows:

@@ -295,3 +295,22 @@ def test_what_has_no_closed_form_is_refused_with_its_line_and_a_way_out(name):
     with pytest.raises(nt.NoLimitError, match=named) as caught:
         nt.infinite_kernels(Net(list(layers), call), x, **OPTIONS)
     assert "`nt.monte_carlo`" in str(caught.value)
+
+
+def of_three(p, x):
+    h = [jax.nn.relu(p[0](scale * x)) for scale in (1.0, 2.0)]
+    return p[1](h[0] * h[1] * p[0](3.0 * x))
+
+
+def mean_of_three(p, x):
+    h = [jax.nn.relu(p[0](scale * x)) for scale in (1.0, 2.0)]
+    return p[1](p[0](x) * jnp.mean(h[0] * h[1] * p[0](3.0 * x)))
+
+
+@pytest.mark.parametrize("call", [of_three, mean_of_three])
+def test_what_is_refused_only_when_it_is_computed_names_its_line_too(call):
+    layers = [eqx.nn.Linear(n, 16, key=jr.key(0)) for n in (5, 16)]
+    line = call.__code__.co_firstlineno + 2
+    named = rf"more than two dependent.*{__file__}:{line}, in `{call.__name__}"
+    with pytest.raises(nt.NoLimitError, match=named):
+        nt.infinite_nngp(Net(layers, call), inputs(2), **OPTIONS)
