@@ -67,7 +67,8 @@ def site_of(use: Use) -> Site | None:
     is_complex = [
         jnp.issubdtype(a.dtype, jnp.complexfloating) for a in (weight, result)
     ]
-    if is_complex[0] != is_complex[1] or 0 in (*weight.shape, *result.shape):
+    times = [step.eqn.params["length"] for step in use.view.scans]
+    if is_complex[0] != is_complex[1] or 0 in (*weight.shape, *result.shape, *times):
         return None  # a real weight among complex numbers: its gradient is a real part
     make = _MAKERS.get(use.name)
     return None if make is None else make(use, use.eqn)
@@ -101,7 +102,7 @@ def _contraction(use: Use, eqn: JaxprEqn) -> Site | None:
         lambda values: evaluate(eqn, values)[0],
         lambda result: result.transpose(axes).reshape(b, s, o),
         False,
-        (eqn.invars[other], order, len(batch[mine])),
+        (eqn.invars[other], order, len(batch[mine]), len(free)),
     )
 
 

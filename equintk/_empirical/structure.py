@@ -155,7 +155,7 @@ def _literal_factors(view: View) -> Any:
             ]
             if not all(isinstance(a, Literal) for a in others):
                 return object()
-            factors.append((step.name, *(float(a.val) for a in others)))
+            factors.append((step.name, *(complex(a.val) for a in others)))
     return tuple(factors)
 
 

@@ -181,6 +181,11 @@ def scaled_by_complex_and_by_real_numbers(x, w, g):
 
 
 @_enter(COMPLEX, x_complex=True, w=(complex, 4, 3))
+def a_weight_times_a_complex_number(x, w):
+    return jnp.abs((0.5j * w) @ x)
+
+
+@_enter(COMPLEX, x_complex=True, w=(complex, 4, 3))
 def real_and_imaginary_parts_of_a_weight(x, w):
     return w.real @ x.real + jnp.tanh(w.imag @ x.imag)
 

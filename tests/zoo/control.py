@@ -296,3 +296,8 @@ def noise_from_a_fixed_key(x, w):
 def a_check_inside_the_model(x, w, b):
     h = w @ x + b
     return jnp.tanh(eqx.error_if(h, jnp.any(jnp.isnan(h)), "not a number"))
+
+
+@member(CONTROL, w=(3, 3), v=(2, 3))
+def a_loop_of_no_steps(x, w, v):
+    return v @ jax.lax.scan(lambda h, _: (jnp.tanh(w @ h), None), x, None, length=0)[0]

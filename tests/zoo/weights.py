@@ -374,3 +374,9 @@ def a_convolution_kernel_used_twice(x, w):
 def the_weight_as_the_image_of_a_convolution(x, w):
     # Parameters on the left, the example as the filter.
     return jax.lax.conv_general_dilated(w, x[None, :, :2], (1,), [(1, 1)])[0, 0]
+
+
+@member(WEIGHTS, x=(5, 3), w=(3, 40), v=(5, 3, 40))
+def tokens_contracted_by_their_entries_and_whole(x, w, v):
+    tokens, whole = jnp.tanh(x @ w), jnp.tanh(jnp.tensordot(x, v, 2))
+    return jnp.stack([jnp.sum(tokens), jnp.sum(whole)])
