@@ -1,18 +1,24 @@
-"""Where the tiles of a kernel go: a device, the host's memory, or a traced array.
+"""Where the tiles of a kernel go: the host's memory, an accelerator, a traced array.
 
-Tiles may overlap their neighbours at the end; the one written last is kept.
+What NumPy does need not be compiled, which takes longer than most kernels do. Tiles may
+overlap their neighbours at the end; the one written last is kept.
 """
 
+import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from ._checks import is_traced
 from ._programs import Programs
 from ._schedule import Side
+
+# Bytes. Elsewhere JAX copies an array instead of taking it over.
+_ALIGNED = 64
 
 
 class Assembly(Protocol):
@@ -25,8 +31,11 @@ class Assembly(Protocol):
         """The kernel."""
 
 
-class OnDevice:
-    """One array on a device, written in place: never twice the kernel's memory."""
+class OnAccelerator:
+    """One array on a device, written in place: never twice the kernel's memory.
+
+    Its tiles of examples with themselves are their own flips already.
+    """
 
     def __init__(self, programs: Programs, rows: Side, columns: Side | None):
         self._programs, self._rows, self._columns = programs, rows, columns
@@ -55,10 +64,10 @@ class OnDevice:
 
 
 class OnHost:
-    """One NumPy array, for kernels larger than a device."""
+    """One NumPy array: for processors, and for kernels larger than a device."""
 
     def __init__(self, programs: Programs, rows: Side, columns: Side | None):
-        self._flip, self._rows, self._columns = programs.flip, rows, columns
+        self._programs, self._rows, self._columns = programs, rows, columns
         self._kernel: PyTree = None
 
     def write(self, i: int, j: int, tile: PyTree) -> None:
@@ -68,12 +77,14 @@ class OnHost:
         if self._kernel is None:
             shape = (self._rows.n, columns.n)
             self._kernel = jtu.tree_map(
-                lambda a: np.empty(shape + a.shape[2:], a.dtype), tile
+                lambda a: _aligned(shape + a.shape[2:], a.dtype), tile
             )
         row, column = self._rows.start(i), columns.start(j)
+        if self._columns is None and i == j:
+            tile = self._programs.symmetric(tile)
+        elif self._columns is None:
+            self._put(column, row, self._programs.flip(tile))
         self._put(row, column, tile)
-        if self._columns is None:
-            self._put(column, row, self._flip(tile))
 
     def _put(self, row: int, column: int, tile: PyTree) -> None:
         def put(kernel: np.ndarray, part: Any) -> None:
@@ -91,14 +102,16 @@ class Traced:
     """Concatenated at the end: a chain of updates in place has costly derivatives."""
 
     def __init__(self, programs: Programs, rows: Side, columns: Side | None):
-        self._flip, self._rows, self._columns = programs.flip, rows, columns
+        self._programs, self._rows, self._columns = programs, rows, columns
         self._tiles: dict[tuple[int, int], PyTree] = {}
 
     def write(self, i: int, j: int, tile: PyTree) -> None:
         """Remember the part of a tile that no earlier one holds; of one side, twice."""
+        if self._columns is None and i == j:
+            tile = self._programs.symmetric_if(np.bool_(True), tile)
+        elif self._columns is None:
+            self._keep(j, i, self._programs.flip(tile))
         self._keep(i, j, tile)
-        if self._columns is None and i != j:
-            self._keep(j, i, self._flip(tile))
 
     def _keep(self, i: int, j: int, tile: PyTree) -> None:
         n1, n2 = self._rows.n_new(i), (self._columns or self._rows).n_new(j)
@@ -117,3 +130,28 @@ class Traced:
             for i in range(self._rows.n_tiles)
         ]
         return jtu.tree_map(lambda *parts: jnp.concatenate(parts, axis=0), *rows)
+
+
+def as_symmetric(programs: Programs, kernel: PyTree) -> PyTree:
+    """One tile of examples with themselves, exactly its own flip, where it is."""
+    if is_traced(kernel):
+        return programs.symmetric_if(np.bool_(True), kernel)
+    made = programs.symmetric(jtu.tree_map(np.asarray, kernel))
+    return on_device(made, kernel)
+
+
+def on_device(kernel: PyTree, like: PyTree) -> PyTree:
+    """Arrays of NumPy's where others are; without a copy, where they lie right."""
+
+    def put(a: np.ndarray, like: Array) -> Array:
+        return jax.device_put(a, like.sharding if like.committed else None)
+
+    return jtu.tree_map(put, kernel, like)
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array without values, which begins where arrays of JAX on processors do."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(n_bytes + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)

@@ -15,9 +15,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from ._assembly import OnDevice, OnHost, Traced
+from ._assembly import OnAccelerator, OnHost, Traced, as_symmetric, on_device
 from ._checkpoint import Checkpoint, StoredTiles, program
-from ._checks import is_traced, is_zero
+from ._checks import is_traced
 from ._inputs import count
 from ._programs import Programs, joined
 from ._schedule import FEATURE_BYTES, Cache, Side, block_size, schedule, side
@@ -44,8 +44,8 @@ def pairwise(
     out: Text = "device",
     mesh: Any = None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[PyTree, Any]:
-    """The kernel of all pairs, a PyTree of arrays `(n1, n2, ...)`; is all of it finite?
+) -> PyTree:
+    """The kernel of all pairs, a PyTree of arrays `(n1, n2, ...)`.
 
     Features of examples are computed in blocks of one size and joined to larger tiles,
     and each pair of tiles is one call of the kernel. Where all examples are one block,
@@ -107,35 +107,33 @@ def pairwise(
     if max(counts) <= batch_size:
         one_block |= programs.without_features(counts[0], counts[-1]) is not None
     if one_block and mesh is None and checkpoint is None:
-        is_same = np.bool_(True) if x2 is None else None
-        kernel, residue = programs.whole(arrays, x1, x2, is_same)
+        kernel = _in_one(programs, arrays, x1, x2)
         _refuse_traced(needs_numbers, kernel)
         report(1, 1)
-        finite = is_zero(residue)
-        return jtu.tree_map(np.asarray, kernel) if out == "host" else kernel, finite
+        return jtu.tree_map(np.asarray, kernel) if out == "host" else kernel
+    on_host = out == "host" or jax.default_backend() == "cpu"
     tiles = _Tiles(
-        workers, programs, arrays, xs, blocks, batch_size, pair_bytes, checkpoint
-    )
+        workers, programs, arrays, xs, blocks, batch_size, pair_bytes, checkpoint,
+        made_symmetric=on_host and checkpoint is None,
+    )  # fmt: skip
     produced = iter(tiles)
     start = next(produced)
     traced = _refuse_traced(needs_numbers, start[1])
-    place_of_result = Traced if traced else OnHost if out == "host" else OnDevice
+    place_of_result = Traced if traced else OnHost if on_host else OnAccelerator
     assembly = place_of_result(
         programs, tiles.sides[0], None if x2 is None else tiles.sides[1]
     )
     ahead = len(tiles) if traced else tiles.ahead(start[1])
-    waiting: deque[tuple[int, PyTree, Any]] = deque()
-    finite: Any = True
+    waiting: deque[tuple[int, PyTree]] = deque()
     done = 0
 
     def take() -> None:
-        nonlocal done, finite
-        turn, tile, residue = waiting.popleft()
+        nonlocal done
+        turn, tile = waiting.popleft()
         tiles.keep(turn, tile)
-        if out == "device":
+        if not on_host:
             tile = put(tile, workers.mine[0])
         assembly.write(*tiles.pairs[turn], tile)
-        finite = finite & is_zero(residue)
         done += 1
         report(done, len(tiles))
 
@@ -146,7 +144,21 @@ def pairwise(
             take()
     while waiting:
         take()
-    return assembly.result(), finite
+    kernel = assembly.result()
+    if isinstance(assembly, OnHost) and out == "device":
+        kernel = on_device(kernel, put(start[1], workers.mine[0]))
+    return kernel
+
+
+def _in_one(
+    programs: Programs, arrays: PyTree, x1: Examples, x2: Examples | None
+) -> PyTree:
+    """The kernel by one program, its own flip where both sides are one."""
+    if x2 is not None or programs.is_triangle(count(x1)):
+        return programs.whole(arrays, x1, x2, None)
+    if is_traced(arrays, x1) or jax.default_backend() != "cpu":
+        return programs.whole(arrays, x1, None, np.bool_(True))
+    return as_symmetric(programs, programs.whole(arrays, x1, None, None))
 
 
 def _refuse_traced(needs_numbers: list[str], *trees: PyTree) -> bool:
@@ -175,7 +187,11 @@ class _Tiles:
         batch_size: int,
         pair_bytes: int,
         checkpoint: Checkpoint | None,
+        *,
+        made_symmetric: bool,
     ):
+        """Say nothing to tiles of whether they are `made_symmetric` later."""
+        self._made_symmetric = made_symmetric
         self._workers, self._programs = workers, programs
         self._like: PyTree = None
         self._stored: StoredTiles | None = None
@@ -208,7 +224,7 @@ class _Tiles:
         self._features = _Features(programs, self._work, xs, self.sides, first)
         if traced is not None:
             shapes = [_resized(each, blocks[0], self.sides[s].tile) for s in (0, -1)]
-            product, (self._like, _) = jax.make_jaxpr(programs.tile, return_shape=True)(
+            product, self._like = jax.make_jaxpr(programs.tile, return_shape=True)(
                 shared, *shapes, self._is_same(0, 0)
             )
             if checkpoint is not None:
@@ -218,15 +234,15 @@ class _Tiles:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def __iter__(self) -> Iterator[tuple[int, PyTree, Any]]:
-        """Each turn with its tile and its residue, when it is wanted."""
+    def __iter__(self) -> Iterator[tuple[int, PyTree]]:
+        """Each turn with its tile, when it is wanted."""
         if self._workers.many:
             exchanged = self._workers.exchanged(len(self), self._own, self._like)
             for turn, tile in enumerate(exchanged):
-                yield turn, *self._from_numpy(tile)
+                yield turn, self._from_numpy(tile)
         else:
             for turn in range(len(self)):
-                yield turn, *self._tile(turn)
+                yield turn, self._tile(turn)
 
     def keep(self, turn: int, tile: PyTree) -> None:
         """Wait for a tile and write it to disk, unless it is there."""
@@ -244,12 +260,12 @@ class _Tiles:
 
     def _own(self, turns: list[int]) -> list[PyTree]:
         """Tiles that others wait for, all under way before the first is kept."""
-        tiles = [self._tile(turn)[0] for turn in turns]
+        tiles = [self._tile(turn) for turn in turns]
         for turn, tile in zip(turns, tiles, strict=True):
             self.keep(turn, tile)
         return tiles
 
-    def _tile(self, turn: int) -> tuple[PyTree, Any]:
+    def _tile(self, turn: int) -> PyTree:
         group, (i, j) = self._turns[turn]
         if self._stored is not None:
             tile = self._stored.load(i, j, self._like)
@@ -267,17 +283,15 @@ class _Tiles:
         )
 
     def _is_same(self, i: int, j: int) -> Any:
-        return np.bool_(i == j) if self._is_one_side else None
+        is_asked = self._is_one_side and not self._made_symmetric
+        return np.bool_(i == j) if is_asked else None
 
-    def _from_numpy(self, tile: PyTree) -> tuple[PyTree, float]:
-        finite = all(np.isfinite(a).all() for a in jtu.tree_leaves(tile))
+    def _from_numpy(self, tile: PyTree) -> PyTree:
         # The caller's `flip` is written for what the kernel is.
         with working_on(self._workers.mine[0]):
-            return jtu.tree_map(jnp.asarray, tile), 0.0 if finite else np.nan
+            return jtu.tree_map(jnp.asarray, tile)
 
-    def _product(
-        self, device: Any, one: PyTree, two: PyTree, is_same: Any
-    ) -> tuple[PyTree, Any]:
+    def _product(self, device: Any, one: PyTree, two: PyTree, is_same: Any) -> PyTree:
         with working_on(device):
             return self._programs.tile(self._features.shared(device), one, two, is_same)
 

@@ -1,6 +1,5 @@
 """Bad input: what was got, what is needed, what to type."""
 
-import functools
 import inspect
 import math
 import numbers
@@ -63,13 +62,8 @@ def finite(name: str, tree: Any) -> Any:
     return jtu.tree_map(check, tree)
 
 
-def finite_result(what: str, arrays: Any, finite: Any = None) -> Any:
+def finite_result(what: str, arrays: Any) -> Any:
     """The arrays themselves; `what` is said of them where they are refused.
-
-    Args:
-        what: they are.
-        arrays: a PyTree of them.
-        finite: whether all entries are finite, where that is known.
 
     Raises:
         ValueError: if a model made NaN or infinity of finite inputs. Under a
@@ -82,10 +76,9 @@ def finite_result(what: str, arrays: Any, finite: Any = None) -> Any:
     )
 
     def check(array: Any) -> Any:
-        if is_traced(array, finite):
+        if is_traced(array):
             text = f"{what} with entries that are NaN or infinite: {cause}"
-            good = is_zero(residue(array)) if finite is None else finite
-            return eqx.error_if(array, ~good, text)
+            return eqx.error_if(array, _residue(array) != 0, text)
         if _all_finite(array):
             return array
         bad = ~np.isfinite(np.asarray(array))
@@ -95,15 +88,14 @@ def finite_result(what: str, arrays: Any, finite: Any = None) -> Any:
             f"at {where}: {cause}"
         )
 
-    if not is_traced(arrays, finite) and finite is not None and bool(finite):
-        return arrays
     return jtu.tree_map(check, arrays)
 
 
 def _all_finite(array: Any) -> bool:
     """Without an array of truth values as large as a large kernel."""
-    if not isinstance(array, np.ndarray):
-        return is_zero(_compiled_residue(array))
+    if not (isinstance(array, np.ndarray) or lies_on_host(array)):
+        return bool(_compiled_residue(array) == 0)
+    array = np.asarray(array)
     if array.size <= _AT_ONCE:
         return bool(np.isfinite(array).all())
     rows = max(1, _AT_ONCE // array[0].size)
@@ -111,25 +103,21 @@ def _all_finite(array: Any) -> bool:
     return all(np.isfinite(part).all() for part in parts)
 
 
-def residue(tree: Any) -> Any:
-    """A zero if all entries of a PyTree of floating-point arrays are finite, else NaN.
+def lies_on_host(array: Any) -> bool:
+    """Whether NumPy sees an array of JAX where it is, without a copy."""
+    return all(device.platform == "cpu" for device in array.devices())
+
+
+def _residue(array: Any) -> Any:
+    """A zero if all entries are finite, else NaN.
 
     For compiled functions: to add up takes XLA a fraction of the time to compile that a
-    conjunction takes, and the comparison is made outside (`is_zero`).
+    conjunction takes.
     """
-    # Nothing times zero is zero, but for what is not finite.
-    sums = [jnp.sum(a * 0) for a in jtu.tree_leaves(tree)]
-    if len(sums) > 1:
-        sums = [a.astype(jnp.float32) for a in sums]
-    return functools.reduce(operator.add, sums)
+    return jnp.sum(array * 0)  # nothing times zero is zero, but for what is not finite
 
 
-def is_zero(number: Any) -> Any:
-    """Whether a residue is zero: a `bool`, or an array where it is being traced."""
-    return number == 0 if is_traced(number) else bool(np.asarray(number) == 0)
-
-
-_compiled_residue = jax.jit(residue)
+_compiled_residue = jax.jit(_residue)
 
 
 def positive_integer(name: str, value: Any) -> int:

@@ -18,7 +18,11 @@ from jax.errors import JaxRuntimeError
 
 from ._checks import is_traced
 
-_APART = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+_OPTION = "xla_cpu_experimental_ynn_fusion_type"
+_APART = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+# The option, once a version of XLA that does not know it has said so.
+_refused: set[str] = set()
 
 # Becomes a tracer where all that is computed does. (A number would take twice as long.)
 _ZERO = np.zeros(())
@@ -59,38 +63,24 @@ def filter_jit(function: Callable[..., Any]) -> Callable[..., Any]:
 def _chosen(
     function: Callable[..., Any], compiled: Callable[..., Any]
 ) -> Callable[..., Any]:
-    inside = compiled()
-
-    @functools.cache
-    def outside() -> Callable[..., Any]:
-        known = understood(_APART) if jax.default_backend() == "cpu" else {}
-        return compiled(compiler_options=known) if known else inside
+    inside, apart = compiled(), compiled(compiler_options=_APART)
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if is_traced(args, kwargs) or is_traced(jnp.asarray(_ZERO)):
+        is_inside = is_traced(args, kwargs) or is_traced(jnp.asarray(_ZERO))
+        if is_inside or _OPTION in _refused or jax.default_backend() != "cpu":
             return inside(*args, **kwargs)
         try:
-            return outside()(*args, **kwargs)
+            return apart(*args, **kwargs)
         except ValueError as error:
             # It closes over something that is traced, which only JAX can see.
             if "can only be passed to top-level `jax.jit`" not in str(error):
                 raise
-            return inside(*args, **kwargs)
+        except JaxRuntimeError as error:
+            # Found out by trying: to ask first would be one more compilation.
+            if _OPTION not in str(error):
+                raise
+            _refused.add(_OPTION)
+        return inside(*args, **kwargs)
 
     return called
-
-
-@functools.cache
-def _is_understood(name: str, value: str | int) -> bool:
-    try:
-        empty = jax.jit(lambda: 0, compiler_options={name: value})
-        empty.lower().compile()
-    except JaxRuntimeError:  # an option of another version
-        return False
-    return True
-
-
-def understood(options: dict[str, Any]) -> dict[str, Any]:
-    """Those options that the compiler knows."""
-    return {n: value for n, value in options.items() if _is_understood(n, value)}

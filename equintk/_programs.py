@@ -4,6 +4,7 @@ As few and as small as can be: to compile one takes longer than most kernels do.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,6 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._checks import residue
 from ._compiled import jit
 from ._inputs import count
 
@@ -34,9 +34,7 @@ class Programs:
             PyTree of arrays whose first axis counts them, or rows of which each example
             has as many.
         tile: of `shared`, of `each` of two tiles, and of whether they are the same one:
-            their kernel, exactly its own flip if they are, and its `residue`, which is
-            zero if all of it is finite. With `None` for tiles of two sides, which are
-            never the same.
+            their kernel, exactly its own flip if they are. With `None` as it comes.
         whole: the same of arrays and of examples that are one tile.
         without_features: for the numbers of examples of both sides, a function of the
             same that `whole` calls instead of `features` and `tile`; or `None`.
@@ -58,7 +56,7 @@ class Programs:
             features: see above.
             kernel: of `shared` and of `each` of two tiles, arrays `(tile1, tile2, ...)`
                 of floating-point numbers.
-            flip: the kernel of two tiles in the other order.
+            flip: the kernel of two tiles in the other order, of NumPy's arrays too.
             parts: into how many parts a tile of `n` examples with itself is cut, of
                 which those below its diagonal are not computed.
             without_features: for numbers of examples of both sides, a function of
@@ -72,39 +70,55 @@ class Programs:
         self.whole = jit(self._whole)
         self.place = jit(self._place, donate_argnums=0, static_argnums=4)
 
+    def is_triangle(self, n: int) -> bool:
+        """Whether `whole` leaves out what is below the diagonal of `n` examples."""
+        return self.without_features(n, n) is None and self.parts(n) > 1
+
+    def symmetric(self, tile: PyTree) -> PyTree:
+        """Of a tile of examples with themselves what is exactly its own flip."""
+        # A matrix product need not round `a @ b.T` and `b @ a.T` alike. Halved before
+        # they are added: the sum of two large halves may overflow.
+        half = jtu.tree_map(lambda a: a * a.dtype.type(0.5), tile)
+        return jtu.tree_map(operator.add, half, self.flip(half))
+
+    def symmetric_if(self, is_same: Any, tile: PyTree) -> PyTree:
+        """The same in a program; the tile as it is if it is of two."""
+        # A branch even where it is known: without one, XLA computes all that a tile is
+        # the sum of twice, for the tile and for its flip.
+        return jax.lax.cond(is_same, self.symmetric, lambda tile: tile, tile)
+
     def _tile(
         self, shared: PyTree, one: PyTree, two: PyTree, is_same: Array | None
-    ) -> tuple[PyTree, Array]:
-        return self._checked(self._kernel(shared, one, two), is_same)
+    ) -> PyTree:
+        tile = self._kernel(shared, one, two)
+        return tile if is_same is None else self.symmetric_if(is_same, tile)
 
     def _whole(
         self, arrays: PyTree, x1: PyTree, x2: PyTree, is_same: Array | None
-    ) -> tuple[PyTree, Array]:
-        direct = self.without_features(count(x1), count(x1 if x2 is None else x2))
-        if direct is not None:
-            return self._checked(direct(arrays, x1, x2), is_same)
-        shared, one = self._features(arrays, x1)
-        if x2 is not None:
-            two = self._features(arrays, x2)[1]
-            return self._checked(self._kernel(shared, one, two), is_same)
+    ) -> PyTree:
         n = count(x1)
-        n_parts = self.parts(n)
-        if n_parts == 1:
-            return self._checked(self._kernel(shared, one, one), is_same)
-        return self._triangle(shared, one, n, -(-n // n_parts))
+        if x2 is None and self.is_triangle(n):
+            return self._triangle(*self._features(arrays, x1), n)
+        direct = self.without_features(n, n if x2 is None else count(x2))
+        if direct is not None:
+            tile = direct(arrays, x1, x2)
+        else:
+            shared, one = self._features(arrays, x1)
+            two = one if x2 is None else self._features(arrays, x2)[1]
+            tile = self._kernel(shared, one, two)
+        return tile if is_same is None else self.symmetric_if(is_same, tile)
 
-    def _triangle(
-        self, shared: PyTree, each: PyTree, n: int, size: int
-    ) -> tuple[PyTree, Array]:
+    def _triangle(self, shared: PyTree, each: PyTree, n: int) -> PyTree:
         """The kernel of one tile with itself, from the parts on and above its diagonal.
 
         In a loop: written out, each part would be compiled.
         """
+        size = -(-n // self.parts(n))
         starts = np.minimum(np.arange(0, n, size), n - size)
         rows, columns = np.triu_indices(len(starts))
 
-        def part(so_far: tuple[PyTree, Array], place: Any) -> tuple[Any, None]:
-            (kernel, left), (i, j) = so_far, place
+        def part(kernel: PyTree, place: Any) -> tuple[PyTree, None]:
+            i, j = place
             one, two = (
                 jtu.tree_map(
                     lambda a, start=start: jax.lax.dynamic_slice_in_dim(
@@ -114,31 +128,12 @@ class Programs:
                 )
                 for start in (i, j)
             )
-            # The residue while the tile is in a cache, which the kernel may not fit.
-            tile, more = self._checked(self._kernel(shared, one, two), i == j)
-            return (self._place(kernel, tile, i, j, True), left + more), None
+            tile = self._tile(shared, one, two, i == j)
+            return self._place(kernel, tile, i, j, True), None
 
         shapes = jax.eval_shape(self._kernel, shared, each, each)
         start = jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        none = jnp.zeros((), jax.eval_shape(residue, shapes).dtype)
-        return jax.lax.scan(part, (start, none), (starts[rows], starts[columns]))[0]
-
-    def _checked(self, tile: PyTree, is_same: Array | None) -> tuple[PyTree, Array]:
-        """The tile, its own flip if it is the same one twice; and its residue."""
-        tile = tile if is_same is None else self._symmetric(tile, is_same)
-        return tile, residue(tile)
-
-    def _symmetric(self, tile: PyTree, is_same: Any) -> PyTree:
-        """The tile, its own flip if it is the same one twice."""
-
-        def symmetric(tile: PyTree) -> PyTree:
-            # A matrix product need not round `a @ b.T` and `b @ a.T` alike. Halved
-            # before they are added: the sum of two large halves may overflow.
-            return jtu.tree_map(lambda a, b: a * 0.5 + b * 0.5, tile, self.flip(tile))
-
-        # A branch even where it is known: without one, XLA computes all that a tile is
-        # the sum of twice, for the tile and for its flip.
-        return jax.lax.cond(is_same, symmetric, lambda tile: tile, tile)
+        return jax.lax.scan(part, start, (starts[rows], starts[columns]))[0]
 
     def _place(
         self, kernel: PyTree, tile: PyTree, i: Any, j: Any, with_flip: bool

@@ -67,13 +67,13 @@ def kernel(
     in_tiles = settings.mesh is not None or settings.checkpoint is not None
     if in_tiles or not _is_one_program(reading, block, n1, None if x2 is None else n2):
         block = _block(reading, block)
-    parts, finite = pairwise(
+    parts = pairwise(
         reading.programs, arrays, x1, x2, block,
         reporter(settings.progress, member.name),
         pair_bytes=reading.pair_bytes, out=settings.out, mesh=settings.mesh,
         checkpoint=_checkpoint(member, reading, arrays, settings),
     )  # fmt: skip
-    parts = _checks.finite_result("A kernel", parts, finite)
+    parts = _checks.finite_result("A kernel", parts)
     return _finished(parts, reading, member.by_leaf)
 
 

@@ -60,7 +60,7 @@ class Mode(NamedTuple):
         diagonal = tuple(self.shape[d] for d in self.diagonal)
         return kernel.reshape(*kernel.shape[:2], *diagonal, *coupled, *coupled)
 
-    def flip(self, kernel: Array) -> Array:
+    def flip(self, kernel: Any) -> Any:
         """The same kernel of the two blocks in the other order."""
         n = 2 + len(self.diagonal)
         n_coupled = len(self.coupled)

@@ -125,8 +125,9 @@ def estimate_infinite_kernels(
     found = []
     for shift in shifts(key, int(n_repeats), program.dtype):
         shared = (given, shift)
-        kernels, _ = pairwise(programs, shared, x1, x2, arguments.batch_size, report)
-        nngp, ntk, error = kernels
+        nngp, ntk, error = pairwise(
+            programs, shared, x1, x2, arguments.batch_size, report
+        )
         if error is not None and not bool(jnp.max(error[..., -1]) <= tolerance):
             raise ValueError(too_large(f"{float(jnp.max(error)):.1e}", tolerance))
         found.append((nngp, ntk))

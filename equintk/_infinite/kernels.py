@@ -276,8 +276,7 @@ def _run(
 ) -> tuple[Any, Any, Any]:
     pair = compiled(order)
     block = max(1, min(batch_size, _BLOCK_BYTES // pair.example_bytes))
-    kernels, _ = pairwise(
+    return pairwise(
         pair.programs, (np.bool_(True), compiled.numbers), x1, x2, block, report,
         pair_bytes=_HELD * pair.bytes,
     )  # fmt: skip
-    return kernels

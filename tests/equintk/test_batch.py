@@ -13,6 +13,7 @@ from jax.core import Tracer
 import equintk as nt
 from equintk import _schedule
 from equintk._batch import pairwise
+from equintk._checks import finite_result
 from equintk._programs import Programs
 from equintk._schedule import Group, Side, evaluations, schedule, side
 from tests.helpers import assert_close
@@ -75,11 +76,7 @@ PROGRAMS = Programs(features, kernel, flip)
 
 
 def driver(x1, x2=None, batch_size=32, report=nothing, programs=PROGRAMS, **options):
-    kernel, finite = pairwise(
-        programs, jnp.asarray(2.0), x1, x2, batch_size, report, **options
-    )
-    assert not options or finite
-    return kernel
+    return pairwise(programs, jnp.asarray(2.0), x1, x2, batch_size, report, **options)
 
 
 def assert_same(got, wanted):
@@ -118,13 +115,35 @@ def test_one_side_gives_exactly_its_own_flip(n, batch_size, budget, getkey):
     assert_equal(flip(got), got)
 
 
+@pytest.mark.parametrize(("n", "batch_size"), [(5, 2), (7, 3), (8, 8), (100, 6)])
+def test_programs_put_together_on_an_accelerator_what_numpy_does_here(
+    n, batch_size, getkey, monkeypatch
+):
+    x1, x2 = jr.normal(getkey(), (n, 3)), jr.normal(getkey(), (11, 3))
+    here = [driver(x1, other, batch_size) for other in (None, x2)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = [driver(x1, other, batch_size) for other in (None, x2)]
+    assert_same(there, here)
+    assert_equal(flip(there[0]), there[0])
+    assert not any(isinstance(leaf, np.ndarray) for leaf in jtu.tree_leaves(here))
+
+
+def test_numpy_s_array_becomes_the_kernel_without_a_copy():
+    from equintk._assembly import _aligned, on_device
+
+    made = _aligned((33, 33), np.dtype(np.float64))
+    made[:] = 1.0
+    (kernel,) = on_device([made], [jnp.ones((2, 2))])
+    assert kernel.unsafe_buffer_pointer() == made.ctypes.data
+
+
 def test_the_kernel_is_symmetric_even_where_rounding_is_not(getkey):
     def rounds_by_position(shared, one, two):
         product = one["phi"] @ two["phi"].T
         return product + 1e-14 * jnp.linspace(0, 1, product.size).reshape(product.shape)
 
     x = jr.normal(getkey(), (21, 3))
-    programs = Programs(features, rounds_by_position, jnp.transpose)
+    programs = Programs(features, rounds_by_position, np.transpose)
     for batch_size in (4, 32):
         got = driver(x, None, batch_size, programs=programs)
         np.testing.assert_array_equal(got, got.T)
@@ -142,7 +161,7 @@ def test_features_and_kernel_compile_once_for_one_batch(n, getkey):
         shapes.append(("kernel", one.shape, two.shape))
         return one @ two.T
 
-    programs = Programs(features, kernel, jnp.transpose)
+    programs = Programs(features, kernel, np.transpose)
     for _ in range(2):
         driver(jr.normal(getkey(), (n, 3)), programs=programs)
     assert [kind for kind, *_ in shapes] == ["features", "kernel"]
@@ -272,13 +291,6 @@ def test_parts_above_the_diagonal_give_the_kernel_of_one_tile(n_parts, getkey):
     assert_close(jax.grad(total(compute))(x), jax.grad(total(driver))(x))
 
 
-def test_a_part_that_is_not_finite_is_seen(getkey):
-    x = jr.normal(getkey(), (9, 3)).at[8, 0].set(jnp.nan)
-    programs = Programs(features, kernel, flip, lambda n: 3)
-    _, finite = pairwise(programs, jnp.asarray(2.0), x, None, 32, nothing)
-    assert not finite
-
-
 @pytest.mark.parametrize("batch_size", [2, 32])
 @pytest.mark.parametrize("closes_over", [True, False])
 def test_derivatives_by_what_the_features_are_of_are_right(
@@ -292,8 +304,8 @@ def test_derivatives_by_what_the_features_are_of_are_right(
             (),
             (scale if closes_over else arrays) * block,
         )
-        programs = Programs(features, product, jnp.transpose)
-        return jnp.sum(pairwise(programs, scale, x, None, batch_size, nothing)[0])
+        programs = Programs(features, product, np.transpose)
+        return jnp.sum(pairwise(programs, scale, x, None, batch_size, nothing))
 
     assert_close(jax.grad(total)(3.0), 6.0 * jnp.sum(x @ x.T))
 
@@ -301,16 +313,20 @@ def test_derivatives_by_what_the_features_are_of_are_right(
 @pytest.mark.parametrize("out", ["device", "host"])
 @pytest.mark.parametrize("batch_size", [2, 32])
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_it_is_said_where_a_kernel_is_not_finite(batch_size, out, bad, getkey):
+def test_a_kernel_that_is_not_finite_is_seen(batch_size, out, bad, getkey):
     x = jr.normal(getkey(), (9, 3))
     features = lambda arrays, block: ((), block + arrays)
     product = lambda shared, one, two: one @ two.T
-    programs = Programs(features, product, jnp.transpose)
+    programs = Programs(features, product, np.transpose)
     for other in (None, x[:4]):
         for number, is_finite in ((1.0, True), (bad, False)):
             arrays = jnp.asarray(number)
             got = pairwise(programs, arrays, x, other, batch_size, nothing, out=out)
-            assert bool(got[1]) == is_finite == bool(np.isfinite(got[0]).all())
+            if is_finite:
+                assert finite_result("A kernel", got) is got
+            else:
+                with pytest.raises(ValueError, match="A kernel with .* NaN"):
+                    finite_result("A kernel", got)
 
 
 def test_host_memory_under_a_transformation_is_refused(getkey):
@@ -327,11 +343,11 @@ def test_another_place_for_the_result_is_refused(getkey):
 def test_a_kernel_in_place_is_written_where_it_lies(getkey):
     # Donation is what keeps the memory at one kernel; unused, it would warn, and
     # warnings are errors here.
-    from equintk._assembly import OnDevice
+    from equintk._assembly import OnAccelerator
 
     tiles = Side(8, 2, 2)
-    programs = Programs(features, kernel, jnp.transpose)
-    assembly = OnDevice(programs, tiles, tiles)
+    programs = Programs(features, kernel, np.transpose)
+    assembly = OnAccelerator(programs, tiles, tiles)
     assembly.write(0, 0, jnp.ones((2, 2)))
     before = assembly.result()
     assembly.write(1, 3, jnp.ones((2, 2)))

@@ -71,6 +71,21 @@ def test_programs_nest_in_those_of_the_caller(compiled):
     assert jnp.allclose(jax.grad(around)(a), jax.grad(product)(a, b))
 
 
-def test_options_of_other_versions_are_left_out():
-    known = {"xla_backend_optimization_level": 1}
-    assert _compiled.understood({**known, "xla_of_no_version": "1"}) == known
+def test_an_option_of_another_version_is_left_out(monkeypatch):
+    monkeypatch.setattr(_compiled, "_OPTION", "xla_of_no_version")
+    monkeypatch.setattr(_compiled, "_APART", {"xla_of_no_version": "1"})
+    monkeypatch.setattr(_compiled, "_refused", set())
+    f = _compiled.jit(product)
+    a, b = jr.normal(jr.key(0), (2, 3, 3))
+    value = product(a, b)
+    for _ in range(2):
+        assert jnp.allclose(f(a, b), value)
+    assert _compiled._refused == {"xla_of_no_version"}
+
+
+def test_other_errors_of_a_program_are_raised():
+    def fails(x):
+        return jax.pure_callback(lambda x: 1 / 0, x, x)
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="ZeroDivision"):
+        _compiled.jit(fails)(jnp.ones(())).block_until_ready()
