@@ -45,12 +45,14 @@ class Uses(NamedTuple):
         still: those whose variance is zero.
         frozen: those that do not move.
         finite: those whose own axes do not go to infinity.
+        grows: whether the tangent kernel is wanted, and grows as the width.
     """
 
     kept: frozenset[int]
     still: frozenset[int]
     frozen: frozenset[int]
     finite: frozenset[int]
+    grows: bool
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Reading:
             i for i, role in enumerate(self.roles) if vanishes(self.scheme, role)
         )
 
-    def uses(self, numbers: Numbers, arguments: Arguments) -> Uses:
+    def uses(self, numbers: Numbers, arguments: Arguments, tangent: bool) -> Uses:
         """What each parameter is for these arguments."""
         kept = frozenset(i for i, role in enumerate(self.roles) if role.kept)
         still = kept | {
@@ -104,7 +106,8 @@ class Reading:
         }
         finite = frozenset(_named("finite", arguments.finite, self.paths))
         frozen = frozenset(i for i, r in enumerate(numbers.rates) if _is_zero(r))
-        return Uses(kept, still, frozen, finite)
+        grows = tangent and self.scheme in (None, "standard")
+        return Uses(kept, still, frozen, finite, grows)
 
 
 def read_model(model: Any, params: Any, x: Any, arguments: Arguments) -> Reading:

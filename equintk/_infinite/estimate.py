@@ -98,7 +98,7 @@ def estimate_infinite_kernels(
     leaves = jtu.tree_leaves(params)
     given = numbers(model, params, arguments, wide_dtype(leaves))
     reading = read_model(model, params, example, arguments)
-    uses = reading.uses(given, arguments)
+    uses = reading.uses(given, arguments, True)
     starts = {i: leaves[i] for i in uses.kept}
     program = read(params, static, example, starts, uses, True)
     tolerance = checked_tolerance(arguments.tolerance, program.dtype)

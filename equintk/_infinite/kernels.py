@@ -206,7 +206,7 @@ class _Compiled:
             )  # fmt: skip
         make = lambda: read_model(model, params, self._example, arguments)
         self._reading = self._kept(self._key, make)
-        uses = self._reading.uses(self.numbers, arguments)
+        uses = self._reading.uses(self.numbers, arguments, tangent)
         starts = {i: leaves[i] for i in sorted(uses.kept)}
         values = tuple(digest(start) for start in starts.values())
         if None in values:

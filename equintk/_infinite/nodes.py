@@ -266,6 +266,7 @@ class Atoms:
 
     Attributes:
         sampled: whether atoms may be made whose expectations have no closed form.
+        grows: whether the kernel that is wanted grows as the width.
         averaged: what was summed over which of its wide factors.
         contracted: what was contracted with a parameter since it was drawn.
         fewest: entries of wide axes in a sum.
@@ -273,8 +274,8 @@ class Atoms:
         place: where in the model atoms are made now, for errors.
     """
 
-    def __init__(self, sampled: bool = False) -> None:
-        self.sampled = sampled
+    def __init__(self, sampled: bool = False, grows: bool = False) -> None:
+        self.sampled, self.grows = sampled, grows
         self.averaged: set[tuple[Root, int]] = set()
         self.contracted: set[Hashable] = set()
         self.fewest: float = math.inf

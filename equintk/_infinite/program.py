@@ -136,9 +136,11 @@ def read(
         return [jnp.asarray(a) for a in found]
 
     flat = flatten(outputs, structs, example)
-    atoms = Atoms(sampled)
+    atoms = Atoms(sampled, uses.grows)
     values = [starts.get(i, struct) for i, struct in enumerate(structs)]
-    drawer = Drawer(atoms, names, values, *uses)
+    drawer = Drawer(
+        atoms, names, values, uses.kept, uses.still, uses.frozen, uses.finite
+    )
     reader = Reader(atoms, drawer)
     args = [
         *(parameters.whole(i, s.shape, s.dtype) for i, s in enumerate(structs)),

@@ -155,11 +155,11 @@ def _size(term: Term) -> float:
 def multiply(atoms: Atoms, one: Field, two: Field) -> Field:
     """The product of arrays with the same factors."""
     pairs = [(a, b) for a in one.terms for b in two.terms]
-    terms = [_term_product(a, b, atoms.sampled) for a, b in pairs]
+    terms = [_term_product(a, b, atoms) for a, b in pairs]
     return Field(one.axes, normalised(atoms, terms, one), one.dtype)
 
 
-def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
+def _term_product(one: Term, two: Term, atoms: Atoms) -> Term:
     for a, b in ((one, two), (two, one)):
         if not a.factors:
             number = None if a.coef is None else deterministic.scalar_of(a.coef)
@@ -169,6 +169,8 @@ def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
                     return times_number(b, number)
                 if number == 0:
                     average = a.coef.average.times(_size(b)).checked()
+                    if b.factors:
+                        check_vanishing(atoms)
                     return Term(replace(a.coef, average=average), ())
     merged: dict[int, tuple[Function, tuple[Data, ...], Atom]] = {}
     for function, params, atom in (*one.factors, *two.factors):
@@ -177,12 +179,27 @@ def _term_product(one: Term, two: Term, sampled: bool = False) -> Term:
             if noise.is_mask(atom) and f.slope and function.slope:
                 merged[id(atom)] = (linear(f.slope * function.slope), (), atom)
                 continue
-            if not sampled:
+            if not atoms.sampled:
                 checked_gaussian(atom)
             merged[id(atom)] = (product(f, function), (*p, *params), atom)
         else:
             merged[id(atom)] = (function, params, atom)
     return Term(_coef_product(one.coef, two.coef), tuple(merged.values()))
+
+
+def check_vanishing(atoms: Atoms) -> None:
+    """Check that a product with a mean that is zero by symmetry is zero.
+
+    Raises:
+        NoLimitError: if what it is times the width is wanted.
+    """
+    if atoms.grows:
+        raise NoLimitError(
+            "a product with a mean that is zero by symmetry, over an axis that goes to "
+            "infinity: it vanishes with the width, but the tangent kernel of these "
+            'parameters grows with it. Pass `parameterization="ntk"`, in which it '
+            "does not"
+        )
 
 
 def _coef_product(one: Data | None, two: Data | None) -> Data | None:

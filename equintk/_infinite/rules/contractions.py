@@ -8,7 +8,7 @@ from jax.extend.core import JaxprEqn
 
 from ..._trace.flatten import aval
 from ..arrays import data as deterministic, fields
-from ..arrays.algebra import filled, zero_mean
+from ..arrays.algebra import check_vanishing, filled, zero_mean
 from ..arrays.contraction import contracted, convolved
 from ..arrays.sums import overlap, summed
 from ..errors import NoLimitError
@@ -45,6 +45,8 @@ def _dot_general(reader: Reader, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         if isinstance(other, Data):
             if deterministic.scalar_of(other) == 0:
                 # A state that starts at zero; the axes of the result go to infinity.
+                if other.average:
+                    check_vanishing(reader.atoms)
                 other = fields.from_data(other)
                 made = contracted(reader.drawer, par, other, *pairs, par_first=first)
                 return [

@@ -76,6 +76,27 @@ def test_functions_of_sums_that_are_not_divided_are_refused(name):
         answered(after(OPEN[name]))
 
 
+VANISHING = {
+    "projection": after(lambda p, h: h * jnp.mean(h * jnp.log(1 + h**2))),
+    "a weight of it": net(
+        lambda p, x: p[2](relu(p[1](jnp.mean(p[0](x), keepdims=True)))),
+        IN, lambda n, key: nn.Linear(1, n, key=key), READ,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["standard", None])
+@pytest.mark.parametrize("name", VANISHING)
+def test_what_vanishes_is_refused_where_the_kernel_grows(name, scheme):
+    # There, the width times what is left of it at that width counts beside the biases.
+    model, x = VANISHING[name](N, jr.key(0)), jr.normal(jr.key(1), (2, 5))
+    options = {"parameterization": scheme, "b_std": scheme and 0.3}
+    with pytest.raises(nt.NoLimitError, match="a mean that is zero by symmetry"):
+        nt.infinite_ntk(model, x, **options)
+    nt.infinite_nngp(model, x, **options)
+    nt.infinite_ntk(model, x, **OPTIONS)
+
+
 @pytest.mark.parametrize("name", FEW)
 def test_a_sum_over_a_few_of_the_entries_is_refused(name):
     with pytest.raises(nt.NoLimitError, match="of the 64 entries"):
