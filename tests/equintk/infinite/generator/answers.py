@@ -10,10 +10,12 @@ import numpy as np
 import equintk as nt
 from equintk._infinite.functions.arccos import rectified
 from equintk._infinite.reader import DUALS
+from equintk._trace.roles import roles
 
+from . import primitives
 from .grammar import Sentence, shorter
 from .operations import opaque_abs
-from .wide import STD, Comparison, verdicts
+from .wide import FEW, STD, Comparison, verdicts
 
 REASONS = (
     "No infinite-width kernel",
@@ -52,27 +54,42 @@ def examples(whole: Sentence) -> Any:
 
 
 def limit(whole: Sentence, n: int, x: Any) -> Any:
-    """Its kernels at infinite width, read from the model of a width."""
-    model = whole.build(n, jr.key(0))
+    """Its kernels at infinite width, read from the model of a width.
+
+    Where places are left, the means over them, and of those that networks have.
+    """
+    model = whole.build(n, jr.key(0), False)
+    paths = _paths(model)
+    finite = [path for path, i in paths.items() if i in whole.finite]
     nt.dual_function(opaque_abs)(
         lambda q1, q2, k: 2 * (rectified(1, 1, q1, q2, k) + rectified(1, 1, q1, q2, -k))
     )
     try:
-        return nt.infinite_kernels(
-            model, x, parameterization=whole.scheme, W_std=STD[0], b_std=STD[1],
-            learning_rate=_rates(whole, model),
-        )  # fmt: skip
+        with primitives.known():
+            found = nt.infinite_kernels(
+                model, x, parameterization=whole.scheme, W_std=STD[0], b_std=STD[1],
+                learning_rate={p: whole.rates[i] for p, i in paths.items()}
+                if whole.rates else None,
+                finite=finite, roles=_roles(whole, n, x),
+            )  # fmt: skip
     finally:
         DUALS.pop(opaque_abs)
+    if found.nngp.ndim == 2:
+        return found[:2]
+    nngp, ntk = (np.einsum("ijaa->ija", k) for k in found[:2])
+    return nngp.mean(axis=2), ntk[:, :, :FEW].mean(axis=2)
 
 
-def _rates(whole: Sentence, model: Any) -> dict[str, float] | None:
-    """The learning rates of a model's parameters, by their paths."""
-    if not whole.rates:
-        return None
+def _paths(model: Any) -> dict[str, int]:
+    """By the paths of a model's parameters, the numbers of their layers."""
     params = jtu.tree_flatten_with_path(eqx.filter(model, eqx.is_inexact_array))[0]
-    of_layer = lambda path: whole.rates[path[1].idx]  # `.layers[i]`
-    return {jtu.keystr(path): of_layer(path) for path, _ in params}
+    return {jtu.keystr(path): path[1].idx for path, _ in params}  # `.layers[i]`
+
+
+def _roles(whole: Sentence, n: int, x: Any) -> dict[str, int | str]:
+    """What parameters are, which cannot be read beside primitives of one's own."""
+    read = roles(whole.build(n, jr.key(0)), x[0])
+    return {p: r.fan_in if r.kind == "weight" else r.kind for p, r in read.items()}
 
 
 def refusal(whole: Sentence, n: int = 256) -> str | None:

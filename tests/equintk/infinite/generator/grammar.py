@@ -1,5 +1,6 @@
 """Sentences: random models, written down so that they can be shortened."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,17 @@ import numpy as np
 from jax import lax
 
 from ..architectures import Net
-from . import operations as words
-from .operations import IN, LAYERS, OUT, TOKENS, Operation, relu, tanh
+from . import images, operations as words
+from .later import (
+    FIRST_OF_LAST,
+    FIRST_OF_MORE,
+    LAST_SEQUENCE,
+    LAST_VECTOR,
+    MORE_SEQUENCE,
+    MORE_VECTOR,
+)
+from .operations import IN, LAYERS, TOKENS, Operation, relu, tanh
+from .primitives import spelt
 
 VECTOR: dict[str, Operation] = {
     "in": Operation("x", "h", lambda p, x: p(x), "in", 2.0),
@@ -191,7 +201,7 @@ ENDS: dict[str, tuple[Any, float]] = {
     "normed": (lambda y: y * jnp.sqrt(y.size) / jnp.linalg.norm(y), 0.7),
     "softmax": (lambda y: jax.nn.softmax(y) * y.size, 0.5),
     "plus reversed": (lambda y: y + y[::-1], 0.5),
-    "sum of halves": (lambda y: y[: OUT // 2] + y[OUT // 2 :], 0.7),
+    "sum of halves": (lambda y: y[: y.size // 2] + y[y.size // 2 :], 0.7),
     "tanh": (tanh, 1.0),
     "relu": (relu, 0.7),
     "mean": (lambda y: jnp.mean(y, keepdims=True), 0.7),
@@ -216,29 +226,6 @@ def _filled() -> None:
 
 
 _filled()
-MORE_VECTOR: dict[str, Operation] = {
-    "dropped": Operation("h", "h", lambda p, h: p(h), "dropout", 3.0),
-    "dropped after relu": Operation("h", "h", lambda p, h: p(relu(h)), "dropout", 3.0),
-    "dropped and kept": Operation("h", "h", lambda p, h: h + p(h), "dropout", 1.0),
-    "norm of dropped": Operation(
-        "h", "h", lambda p, h: (d := p(h)) / jnp.sqrt(0.1 + jnp.mean(d**2)),
-        "dropout", 1.5,
-    ),
-    "opaque abs": Operation("h", "h", words.opaque_abs, weight=4.0),
-    "multiple of opaque abs": Operation(
-        "h", "h", lambda h: 0.7 * words.opaque_abs(-0.6 * h), weight=2.0
-    ),
-    "gate of opaque abs": Operation(
-        "hh", "h", lambda a, b: a * words.opaque_abs(b), weight=2.0
-    ),
-}  # fmt: skip
-MORE_SEQUENCE: dict[str, Operation] = {
-    "dropped": Operation("t", "t", lambda p, t: p(t), "dropout", 3.0),
-    "dropped alike": Operation("t", "t", lambda p, t: jax.vmap(p)(t), "dropout", 3.0),
-    "opaque abs": Operation("t", "t", words.opaque_abs, weight=4.0),
-}
-FIRST_OF_MORE = 1000
-"""From this seed on sentences have these words and learning rates, too."""
 
 
 class Statement(NamedTuple):
@@ -259,6 +246,8 @@ class Sentence(NamedTuple):
         end: what is done to the outputs.
         scheme: the parameterization.
         rates: the learning rate of each layer and of the readout; empty for ones.
+        is_image: whether an example is an image.
+        readout: the name of the last layer.
     """
 
     is_sequence: bool
@@ -267,18 +256,30 @@ class Sentence(NamedTuple):
     end: str
     scheme: str
     rates: tuple[float, ...] = ()
+    is_image: bool = False
+    readout: str = "read"
 
     @property
     def words(self) -> dict[str, Operation]:
         """The operations that it may be made of."""
+        if self.is_image:
+            return images.IMAGE
         if self.is_sequence:
-            return SEQUENCE | MORE_SEQUENCE
-        return VECTOR | MORE_VECTOR
+            return SEQUENCE | MORE_SEQUENCE | LAST_SEQUENCE
+        return VECTOR | MORE_VECTOR | LAST_VECTOR
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of an example."""
+        if self.is_image:
+            return images.SHAPE
         return (TOKENS, IN) if self.is_sequence else (IN,)
+
+    @property
+    def finite(self) -> tuple[int, ...]:
+        """The numbers of the layers whose own axes do not go to infinity."""
+        every = (*self.layers, self.readout)
+        return tuple(i for i, name in enumerate(every) if name.startswith("finite"))
 
     def __str__(self) -> str:
         lines = [
@@ -288,22 +289,26 @@ class Sentence(NamedTuple):
         ]
         end = f" -> {self.end}" if self.end else ""
         rates = f" {self.rates}" if self.rates else ""
-        return f"{'; '.join(lines)}{end} [{self.scheme}{rates}]"
+        read = "" if self.readout == "read" else f" -> {self.readout}"
+        return f"{'; '.join(lines)}{read}{end} [{self.scheme}{rates}]"
 
-    def build(self, n: int, key: Any) -> Net:
-        """The model of this width."""
+    def build(self, n: int, key: Any, is_spelt: bool = True) -> Net:
+        """The model of this width, with what primitives do written out, or not."""
         keys = jr.split(key, len(self.layers) + 1)
-        layers = [
-            LAYERS[name](n, k) for name, k in zip(self.layers, keys, strict=False)
-        ]
-        layers.append(LAYERS["read"](n, keys[-1]))
-        return Net(layers, _Call(self))
+        names = (*self.layers, self.readout)
+        layers = [LAYERS[name](n, k) for name, k in zip(names, keys, strict=True)]
+        return Net(layers, _Call(self, is_spelt))
 
 
 class _Call(NamedTuple):
     sentence: Sentence
+    is_spelt: bool
 
     def __call__(self, layers: Any, x: Any) -> Any:
+        with spelt() if self.is_spelt else nullcontext():
+            return self._result(layers, x)
+
+    def _result(self, layers: Any, x: Any) -> Any:
         values = [x]
         for statement in self.sentence.statements:
             operation = self.sentence.words[statement.name]
@@ -321,8 +326,18 @@ def sentence(seed: int) -> Sentence:
     table = SEQUENCE if is_sequence else VECTOR
     if seed >= FIRST_OF_MORE:
         table = table | (MORE_SEQUENCE if is_sequence else MORE_VECTOR)
-    start = "in" if is_sequence or rng.random() < 0.9 else "in, no bias"
-    statements, layers = [Statement(start, (0,), 0)], [start]
+    is_image, readout = False, "read"
+    if seed >= FIRST_OF_LAST:
+        table = table | (LAST_SEQUENCE if is_sequence else LAST_VECTOR)
+        is_image = bool(rng.random() < 0.6)
+        is_sequence = is_sequence and not is_image
+        table = images.IMAGE if is_image else table
+        readout = "read" if rng.random() < 0.7 else "finite read"
+    one_start = is_sequence or is_image or rng.random() < 0.9
+    start = "in" if one_start else "in, no bias"
+    layer_of_start = table[start].layer
+    assert layer_of_start is not None
+    statements, layers = [Statement(start, (0,), 0)], [layer_of_start]
     kinds = ["x", table[start].gives]
     length = int(rng.integers(3, 8))
     while len(statements) < length or kinds[-1] != "h":
@@ -342,13 +357,19 @@ def sentence(seed: int) -> Sentence:
         kinds.append(operation.gives)
     ends = list(ENDS)
     weights = np.array([w for _, w in ENDS.values()])
+    if readout != "read":  # one output fluctuates too much; a square has all pairs
+        weights *= [name not in ("mean", "square") for name in ends]
+        weights[ends.index("")] /= 4
     end = ends[rng.choice(len(ends), p=weights / weights.sum())]
     scheme = "ntk" if rng.random() < 0.85 else "standard"
     rates: tuple[float, ...] = ()
     if seed >= FIRST_OF_MORE and rng.random() < 0.5:
         of_layers = rng.choice([0.0, 0.3, 1.0, 2.0], len(layers)).tolist()
         rates = (*of_layers, 1.0)
-    found = Sentence(is_sequence, tuple(statements), tuple(layers), end, scheme, rates)
+    found = Sentence(
+        is_sequence, tuple(statements), tuple(layers), end, scheme, rates, is_image,
+        readout,
+    )  # fmt: skip
     return needed(found)
 
 

@@ -110,7 +110,9 @@ def scaled_gradient(z):
     return relu(z)
 
 
-scaled_gradient.defvjp(lambda z: (relu(z), z), lambda z, g: (0.5 * g * (z > 0),))
+scaled_gradient.defvjp(
+    lambda z: (relu(z), z), lambda z, g: (0.5 * g * (z > 0).astype(g.dtype),)
+)
 
 
 @jax.custom_vjp

@@ -1,6 +1,6 @@
 """Kernels of wide networks, drawn many times, beside what is said of their limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -56,13 +56,14 @@ def draw(
     draws: int,
     seed: int,
     rates: tuple[float, ...] = (),
+    roles: Mapping[str, int | str] | None = None,
 ) -> tuple[Drawn, Drawn]:
     """Both kernels of networks of a width, of these learning rates of the layers."""
     wide = build(n, jr.key(0))
 
     @jax.jit
     def one(key: Any) -> Any:
-        model = nt.parameterize(wide, x[0], key, scheme, *STD)
+        model = nt.parameterize(wide, x[0], key, scheme, *STD, roles)
         y = jax.vmap(model)(x).reshape(len(x), -1)
         return y @ y.T / y.shape[1], _tangent(_First(model), x, rates)
 
@@ -112,6 +113,7 @@ def verdicts(
     plan: tuple[tuple[int, int], ...],
     noise: float,
     rates: tuple[float, ...] = (),
+    roles: Mapping[str, int | str] | None = None,
 ) -> list[Comparison]:
     """Of NNGP and tangent kernel, on wider networks and more draws until it is clear.
 
@@ -123,10 +125,11 @@ def verdicts(
         plan: widths and numbers of draws.
         noise: relative, up to which it is clear.
         rates: learning rates of the layers and of the readout; empty for ones.
+        roles: of parameters, where they cannot be read.
     """
     found: list[Comparison] = []
     for seed, (n, draws) in enumerate(plan):
-        drawn = draw(build, scheme, x, n, draws, seed, rates)
+        drawn = draw(build, scheme, x, n, draws, seed, rates, roles)
         both = zip(kernels(n), drawn, strict=True)
         found = [compared(np.asarray(k), d, n) for k, d in both]
         if all(c.agrees(noise) for c in found):
