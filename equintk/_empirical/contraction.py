@@ -1,5 +1,6 @@
 """The kernel of two blocks of examples, from their features."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -219,39 +220,47 @@ def _of_gradients(
 
 def _of_factors(one: Factored, two: Any, precision: str) -> Array:
     """From gradients made in pieces that stay in a cache until they are multiplied."""
-    d1, d2 = (
-        f.columns.reshape(f.columns.shape[0], f.positions, -1) for f in (one, two)
-    )
-    a1, a2 = (
-        f.activations.reshape(f.activations.shape[0], f.positions, -1)
+    (a1, d1), (a2, d2) = (
+        (
+            f.activations.reshape(len(f.activations), f.positions, -1),
+            f.columns.reshape(len(f.columns), f.outputs, f.positions, -1),
+        )
         for f in (one, two)
     )
     dtype = common_dtype([d1, d2, a1, a2])
-    n_columns = d1.shape[2]
-    largest = max(len(d1), len(d2)) * a1.shape[2] * dtype.itemsize
-    n_pieces = -(-n_columns // max(1, _PIECE_BYTES // largest))
-    size = -(-n_columns // n_pieces)
+    n_outputs, n_columns = d1.shape[1], d1.shape[3]
+    column_bytes = max(len(d1), len(d2)) * a1.shape[2] * dtype.itemsize
+    largest = max(1, _PIECE_BYTES // column_bytes)
+    n_parts = -(-n_columns // largest)
+    size = -(-n_columns // n_parts)
+    several = [k for k in range(1, n_outputs + 1) if n_outputs % k == 0]
+    at_once = max((k for k in several if k * n_columns <= largest), default=1)
 
-    def pieces(d: Array) -> Array:
-        more = n_pieces * size - n_columns  # of zeros, whose gradients are zero
-        d = jnp.pad(d.astype(dtype), ((0, 0), (0, 0), (0, more)))
-        return d.reshape(*d.shape[:2], n_pieces, size).transpose(2, 0, 1, 3)
+    def filled(d: Array) -> Array:
+        more = n_parts * size - n_columns  # zeros, whose gradients are zero
+        return jnp.pad(d.astype(dtype), ((0, 0), (0, 0), (0, 0), (0, more)))
 
-    def gradients(piece: Array, activations: Array) -> Array:
+    def gradients(d: Array, activations: Array, start: Array) -> Array:
+        n, _, s, _ = d.shape
+        output, column = start
+        piece = lax.dynamic_slice(d, (0, output, 0, column), (n, at_once, s, size))
         product = lax.dot_general(
-            piece, activations.astype(dtype), (((1,), (1,)), ((0,), (0,))),
-            precision="highest",
+            piece.swapaxes(1, 2).reshape(n, s, -1), activations.astype(dtype),
+            (((1,), (1,)), ((0,), (0,))), precision="highest",
         )  # fmt: skip
-        return product.reshape(product.shape[0], -1)
+        return product.reshape(n, -1)
 
-    def add(total: Array, piece: tuple[Array, Array]) -> tuple[Array, None]:
-        g1 = gradients(piece[0], a1)
-        g2 = g1 if one is two else gradients(piece[1], a2)
+    def add(total: Array, start: Array) -> tuple[Array, None]:
+        g1 = gradients(f1, a1, start)
+        g2 = g1 if one is two else gradients(f2, a2, start)
         return total + _matrix_product(g1, g2, precision), None
 
-    p1 = pieces(d1)
-    start = jnp.zeros((len(d1), len(d2)), wide_dtype([d1, d2, a1, a2]))
-    total, _ = lax.scan(add, start, (p1, p1 if one is two else pieces(d2)))
+    f1 = filled(d1)
+    f2 = f1 if one is two else filled(d2)
+    outputs, columns = range(0, n_outputs, at_once), range(0, n_parts * size, size)
+    starts = jnp.array(list(itertools.product(outputs, columns)))
+    nothing = jnp.zeros((len(d1), len(d2)), wide_dtype([d1, d2, a1, a2]))
+    total, _ = lax.scan(add, nothing, starts)
     return _real(total)[:, :, None, None, None]
 
 

@@ -100,7 +100,7 @@ class Dense:
 @functools.partial(
     jtu.register_dataclass,
     data_fields=["activations", "columns", "weights"],
-    meta_fields=["positions", "leaves"],
+    meta_fields=["positions", "outputs", "leaves"],
 )
 @dataclasses.dataclass(frozen=True)
 class Factored:
@@ -108,9 +108,10 @@ class Factored:
 
     Attributes:
         activations: `(n, s * i)`, of what the bias sees too.
-        columns: derivatives `(n, s * t * o)`, of each example where they are alike too.
+        columns: derivatives `(n, t * s * o)`, of each example where they are alike too.
         weights: `None`, as of others where all are one.
         positions: the size of `s`.
+        outputs: the size of `t`.
         leaves: the numbers of the parameters.
     """
 
@@ -118,6 +119,7 @@ class Factored:
     columns: Any
     weights: None
     positions: int
+    outputs: int
     leaves: tuple[int, ...]
 
 
@@ -310,13 +312,13 @@ def _dense(tapped: Tapped, found: AtSites, modes: Sequence[Mode]) -> Dense:
 def _factors(tapped: Tapped, found: AtSites) -> Factored:
     activations = with_offsets(found.activations, found.offsets)
     dtype = common_dtype([found.derivatives, activations])
-    # Positions first, outputs side by side: the operands of `_contracted`'s product.
-    derivatives = found.derivatives.astype(dtype)[:, 0].swapaxes(0, 1)
+    derivatives = found.derivatives.astype(dtype)
     return Factored(
         activations.astype(dtype).reshape(-1),
         derivatives.reshape(-1),
         None,
         tapped.sizes[1],
+        derivatives.shape[0],
         tapped.leaves,
     )
 
