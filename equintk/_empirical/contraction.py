@@ -20,7 +20,7 @@ _PIECE = 1024
 _LONG = 2**14
 
 # Gradients that are made to be multiplied at once, in bytes.
-_PIECE_BYTES = 2**20
+_PIECE_BYTES = 2**22
 
 # Rows of a product from which on more do not make it faster.
 _ROWS = 256
