@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 from jaxtyping import Array
 
 from .._trace.flatten import Flat
 from .contraction import array_bytes, contracted
 from .features import Dense, Factored, FeatureProgram, read_features
-from .in_turns import CACHED, MOST, convolves
+from .in_turns import convolves, leaves_cache
 from .modes import Mode
 
 
@@ -68,10 +67,7 @@ def pieces_of(
         return Pieces(program, cotangents) if is_better else None
 
     def pieces(n1: int, n2: int) -> Pieces | None:
-        n = max(n1, n2)
-        is_small = n * example_bytes <= CACHED or n > MOST
-        if is_small or len(modes) > 1 or jax.default_backend() != "cpu":
-            return None
-        return read()
+        pays = leaves_cache(max(n1, n2), modes, example_bytes)
+        return read() if pays else None
 
     return pieces

@@ -26,13 +26,13 @@ from .features import Dense, FeatureProgram, Features, Gram, read_features
 from .modes import Mode
 
 # Features of all outputs, in bytes, up to which they stay in a cache anyway.
-CACHED = 2**24
+_CACHED = 2**24
 
 # The same of the outputs of one turn; of one output at least.
 _ONE_TURN = 2**21
 
 # Examples from which on what is left out below a diagonal is worth more: tiles do that.
-MOST = 512
+_MOST = 512
 
 
 class Turns(NamedTuple):
@@ -159,12 +159,10 @@ def turns_of(
 
     def turns(n1: int, n2: int) -> Turns | None:
         n = max(n1, n2)
-        n_averaged = modes[0].sizes[2]
-        held = n * example_bytes
-        is_small = held <= CACHED or n > MOST
-        if len(modes) > 1 or is_small or jax.default_backend() != "cpu":
+        if not leaves_cache(n, modes, example_bytes):
             return None
-        together = max(1, _ONE_TURN * n_averaged // held)
+        n_averaged = modes[0].sizes[2]
+        together = max(1, _ONE_TURN * n_averaged // (n * example_bytes))
         if 2 * together > n_averaged:
             return None
         # The same in each turn, as nearly as can be.
@@ -177,6 +175,15 @@ def turns_of(
         return found if sums <= n * sum(_written(features)) else None
 
     return turns
+
+
+def leaves_cache(n: int, modes: Sequence[Mode], example_bytes: int) -> bool:
+    """Whether features of `n` examples would leave a processor's cache for memory.
+
+    Of one output array, and of as few examples as one program takes.
+    """
+    is_one = len(modes) == 1 and n <= _MOST
+    return is_one and n * example_bytes > _CACHED and jax.default_backend() == "cpu"
 
 
 def _read(
