@@ -259,7 +259,7 @@ def _of_factors(one: Factored, two: Any, precision: str) -> Array:
     f1 = filled(d1)
     f2 = f1 if one is two else filled(d2)
     outputs, columns = range(0, n_outputs, at_once), range(0, n_parts * size, size)
-    starts = np.array(list(itertools.product(outputs, columns)))
+    starts = jnp.asarray(np.array(list(itertools.product(outputs, columns))))
     nothing = jnp.zeros((len(d1), len(d2)), wide_dtype([d1, d2, a1, a2]))
     total, _ = lax.scan(add, nothing, starts)
     return _real(total)[:, :, None, None, None]
@@ -305,7 +305,7 @@ def _matrix_product(one: Array, two: Array, precision: str) -> Array:
 
     rest = n_pieces * _PIECE
     start = product(one[:, rest:], two[:, rest:])
-    return lax.scan(add, start, _PIECE * np.arange(n_pieces))[0]
+    return lax.scan(add, start, jnp.asarray(_PIECE * np.arange(n_pieces)))[0]
 
 
 def _real(array: Array) -> Array:

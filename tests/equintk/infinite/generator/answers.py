@@ -32,6 +32,7 @@ REASONS = (
 """Of refusals: what else is raised is no answer."""
 Plan = tuple[tuple[int, int], ...]
 FULL: Plan = ((256, 400), (1024, 400), (1024, 1000))
+OF_IMAGES: Plan = ((64, 400), (256, 400), (256, 2000))  # whose weights are many
 QUICK: Plan = ((128, 100), (512, 100))
 
 
@@ -108,7 +109,7 @@ def refusal(whole: Sentence, n: int = 256) -> str | None:
     return None
 
 
-def of(whole: Sentence, plan: Plan = FULL, noise: float = 0.0075) -> Answer:
+def of(whole: Sentence, plan: Plan | None = None, noise: float = 0.0075) -> Answer:
     """What becomes of a model, by networks of these widths and as many draws."""
     try:
         reason = refusal(whole)
@@ -118,6 +119,7 @@ def of(whole: Sentence, plan: Plan = FULL, noise: float = 0.0075) -> Answer:
         return Answer("refused", reason[:160].replace("\n", " "))
     x = examples(whole)
     both = lambda n: tuple(limit(whole, n, x))[:2]
+    plan = plan or (OF_IMAGES if whole.is_image else FULL)
     try:
         found = verdicts(both, whole.build, whole.scheme, x, plan, noise, whole.rates)
     except Exception as error:
