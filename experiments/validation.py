@@ -49,8 +49,16 @@ def nearest_key(wrong: str) -> str | None:
     wrong = wrong.lstrip("+~")
     if wrong in keys or wrong.startswith(("hydra", "experiment")):
         return None
+    initials = {_initials(key): key for key in sorted(keys, reverse=True)}
+    if wrong in initials:  # `optimizer.lr`
+        return initials[wrong]
     close = difflib.get_close_matches(wrong, sorted(keys), n=1, cutoff=0.6)
     return close[0] if close else None
+
+
+def _initials(key: str) -> str:
+    group, dot, name = key.rpartition(".")
+    return group + dot + "".join(word[:1] for word in name.split("_"))
 
 
 def nearest_name(key: str, wrong: str) -> str | None:

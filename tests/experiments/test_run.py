@@ -213,6 +213,7 @@ def test_one_failing_seed_does_not_keep_the_others_from_running(
     [
         ("projdim=3", "`projdim` is no key: did you mean `proj_dim`"),
         ("model.widht=3", "`model.widht` is no key: did you mean `model.width`"),
+        ("optimizer.lr=3", "`optimizer.lr` is no key: did you mean `optimizer.learni"),
         ("width=-1", "width=-1 is out of range: .* at least 1.\nNothing was computed"),
         ("width=many", "Value 'many' of type 'str' could not be converted to Integer"),
         ("loss=hinge", "Invalid value 'hinge', expected one of .sum, mean_over_exam"),
