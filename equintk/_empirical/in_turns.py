@@ -34,6 +34,8 @@ _ONE_TURN = 2**21
 # Examples from which on what is left out below a diagonal is worth more: tiles do that.
 _MOST = 512
 
+_SHAPES = frozenset("broadcast_in_dim reshape squeeze".split())
+
 
 class Turns(NamedTuple):
     """Features in two steps: of what no output enters, and of the outputs of one turn.
@@ -211,11 +213,23 @@ def _in_two(flat: Flat, n_fixed: int) -> tuple[Flat, Flat, tuple[bool, ...]]:
     fixed, cotangents, xs = inputs[:n_fixed], inputs[n_fixed], inputs[n_fixed + 1 :]
     of_outputs, of_examples = depending(flat, [cotangents]), depending(flat, xs)
     first, then = [], []
-    for eqn in flat.jaxpr.eqns:
-        (first if of_outputs.isdisjoint(eqn.outvars) else then).append(eqn)
+    needed = {result for result in results if isinstance(result, Var)}
+    for eqn in reversed(flat.jaxpr.eqns):
+        is_first = of_outputs.isdisjoint(eqn.outvars)
+        # Kept is what it was before: numbers that are kept in another shape are often
+        # copied, by a loop that has to be compiled.
+        is_again = eqn.primitive.name in _SHAPES and not needed.isdisjoint(eqn.outvars)
+        if is_first:
+            first.append(eqn)
+        if is_again or not is_first:
+            then.append(eqn)
+            needed |= {atom for atom in eqn.invars if isinstance(atom, Var)}
     made = {var for eqn in first for var in eqn.outvars}
-    read = [*(atom for eqn in then for atom in eqn.invars), *results]
-    kept = list(dict.fromkeys(a for a in read if isinstance(a, Var) and a in made))
+    made -= {var for eqn in then for var in eqn.outvars}
+    first, then = first[::-1], then[::-1]
+    kept = [
+        var for eqn in first for var in eqn.outvars if var in needed and var in made
+    ]
     before = _part(flat, [*fixed, *xs], kept, first)
     after = _part(flat, [*fixed, cotangents, *xs, *kept], results, then)
     return before, after, tuple(var in of_examples for var in kept)

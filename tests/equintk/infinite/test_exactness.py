@@ -136,9 +136,10 @@ ACTIVATIONS = [
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradients_are_those_of_differences_at_difficult_inputs(activation):
     # Where two inputs are equal the tangent kernel of a kink has a kink of its own, of
-    # which a symmetric difference sees the middle.
+    # which a symmetric difference sees the middle; there kernels round to a root of eps,
+    # so that smaller steps see less.
     total, at, found = gradients(activation, jnp.float64, 1e-2)
-    step = 1e-6
+    step = 1e-5
     for i, gradient in enumerate(found):
         size = np.abs(gradient).max()
         for entry in np.ndindex(gradient.shape):
@@ -157,7 +158,12 @@ def test_gradients_in_float32_are_those_of_float64_at_difficult_inputs(activatio
     rounded = gradients(activation, jnp.float32, 1e-2)[2]
     for found, expected in zip(rounded, exact, strict=True):
         assert found.dtype == jnp.float32
-        assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+        assert relative_to_largest(found, expected) < 1e-3
+
+
+def relative_to_largest(found, expected):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected)
+    return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 @functools.cache
