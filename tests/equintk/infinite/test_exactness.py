@@ -136,8 +136,8 @@ ACTIVATIONS = [
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradients_are_those_of_differences_at_difficult_inputs(activation):
     # Where two inputs are equal the tangent kernel of a kink has a kink of its own, of
-    # which a symmetric difference sees the middle; there kernels round to a root of eps,
-    # so that smaller steps see less.
+    # which a symmetric difference sees the middle. There kernels round to a root of
+    # eps: smaller steps see less.
     total, at, found = gradients(activation, jnp.float64, 1e-2)
     step = 1e-5
     for i, gradient in enumerate(found):
