@@ -32,7 +32,7 @@ REASONS = (
 """Of refusals: what else is raised is no answer."""
 Plan = tuple[tuple[int, int], ...]
 FULL: Plan = ((256, 400), (1024, 400), (1024, 1000))
-OF_IMAGES: Plan = ((64, 400), (256, 400), (256, 2000))  # whose weights are many
+OF_IMAGES: Plan = ((64, 400), (128, 1000))  # whose weights are many
 QUICK: Plan = ((128, 100), (512, 100))
 
 
