@@ -12,9 +12,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.errors import JaxRuntimeError
+from jax.extend.core import get_opaque_trace_state
 
 from ._checks import is_traced
 
@@ -24,8 +23,8 @@ _APART = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 # The option, once a version of XLA that does not know it has said so.
 _refused: set[str] = set()
 
-# Becomes a tracer where all that is computed does. (A number would take twice as long.)
-_ZERO = np.zeros(())
+# Where nothing is transformed.
+_OUTSIDE = get_opaque_trace_state()
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -67,8 +66,11 @@ def _chosen(
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        is_inside = is_traced(args, kwargs) or is_traced(jnp.asarray(_ZERO))
-        if is_inside or _OPTION in _refused or jax.default_backend() != "cpu":
+        if (
+            _is_inside(args, kwargs)
+            or _OPTION in _refused
+            or jax.default_backend() != "cpu"
+        ):
             return inside(*args, **kwargs)
         try:
             return apart(*args, **kwargs)
@@ -84,3 +86,11 @@ def _chosen(
         return inside(*args, **kwargs)
 
     return called
+
+
+def _is_inside(*args: Any) -> bool:
+    """Whether the program is part of one that the caller compiles."""
+    if get_opaque_trace_state() == _OUTSIDE:
+        return False
+    # What does not depend on what `vmap` and `grad` transform is computed at once.
+    return is_traced(args) or is_traced(jax.device_put(0))

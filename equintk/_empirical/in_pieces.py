@@ -53,6 +53,9 @@ def pieces_of(
 
     @functools.cache
     def read() -> Pieces | None:
+        e, f, _ = modes[0].sizes
+        if e * f > 1 or convolves(flat, flat.jaxpr.invars):
+            return None
         program = read_features(
             flat, n_leaves, n_fixed, modes, n_pairs, by_leaf, cotangents, True
         )
@@ -63,8 +66,7 @@ def pieces_of(
             isinstance(feature, Dense) and 4 * array_bytes(feature) > example_bytes
             for feature in each
         )
-        is_better = has_pieces and not is_held and not convolves(program.flat)
-        return Pieces(program, cotangents) if is_better else None
+        return Pieces(program, cotangents) if has_pieces and not is_held else None
 
     def pieces(n1: int, n2: int) -> Pieces | None:
         pays = leaves_cache(max(n1, n2), modes, example_bytes)

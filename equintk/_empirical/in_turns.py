@@ -151,17 +151,21 @@ def turns_of(
     """
 
     @functools.cache
+    def goes_back() -> bool:
+        return convolves(flat, flat.jaxpr.invars[:n_leaves])
+
+    @functools.cache
     def read(together: int) -> Turns | None:
         (mode,) = modes
         turns = _read(
             flat, n_leaves, n_fixed, mode._replace(together=together), n_pairs, by_leaf
         )
         gradients, derivatives = _written(turns.features_of_one)
-        return None if convolves(turns.after) or gradients > derivatives else turns
+        return None if gradients > derivatives else turns
 
     def turns(n1: int, n2: int) -> Turns | None:
         n = max(n1, n2)
-        if not leaves_cache(n, modes, example_bytes):
+        if not leaves_cache(n, modes, example_bytes) or goes_back():
             return None
         n_averaged = modes[0].sizes[2]
         together = max(1, _ONE_TURN * n_averaged // (n * example_bytes))
@@ -243,9 +247,14 @@ def _part(flat: Flat, inputs: list[Any], results: list[Any], eqns: list[Any]) ->
     return Flat(part, flat.consts)
 
 
-def convolves(flat: Flat) -> bool:
-    """Also inside of loops and branches, which are in the text of the jaxpr."""
-    return "conv_general_dilated" in str(flat.jaxpr)
+def convolves(flat: Flat, inputs: Sequence[Any]) -> bool:
+    """Whether some inputs enter a convolution, in loops or branches too."""
+    entered = depending(flat, inputs)
+    return any(
+        "conv_general_dilated" in str(eqn)  # the text of a loop has that of its body
+        for eqn in flat.jaxpr.eqns
+        if not entered.isdisjoint(eqn.outvars)
+    )
 
 
 def _written(features: Features) -> tuple[int, int]:
