@@ -61,6 +61,15 @@ def _compile_cheaply(is_quick):
 
 
 @pytest.fixture
+def optimised(request):
+    """For tests that compute for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    is_cheap = not request.config.getoption("--optimised")
+    jax.config.update("jax_disable_most_optimizations", is_cheap)
+
+
+@pytest.fixture
 def getkey(request):
     """A function that gives a new key at each call, the same ones for the same test."""
     import zlib

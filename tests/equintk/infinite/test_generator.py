@@ -46,6 +46,7 @@ def test_what_is_refused_is_so_for_a_reason(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("seed", (*SEEDS, *MORE_SEEDS, *LAST_SEEDS))
 def test_what_is_answered_agrees_with_wide_networks(seed):
     found = answers.of(sentence(seed))

@@ -11,7 +11,7 @@ from tests.equintk.infinite.adversaries import array, linear, net, relu
 from tests.equintk.infinite.generator.operations import OUT
 from tests.equintk.infinite.generator.wide import STD, verdicts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised")]
 
 IN, HID, READ = linear(5, 0), linear(0, 0), linear(0, OUT)
 VECTOR, SEQUENCE = (5,), (4, 5)
