@@ -11,6 +11,7 @@ from experiments import training
 from experiments.losses import Objective
 from experiments.regimes import Regime
 from experiments.trajectory import Trajectory
+from tests.attention import Attention, in_float32
 
 
 def train(model, x, y, x_test, steps, *, learning_rate, c=1.0, ridge=0.0, **rest):
@@ -203,33 +204,16 @@ def test_a_trajectory_refuses_outputs_that_do_not_fit_its_steps():
 class Sensitivity(eqx.Module):
     """The derivatives of the outputs of attention, summed over its inputs."""
 
-    first: eqx.nn.Linear
-    norm: eqx.nn.LayerNorm
-    attention: eqx.nn.MultiheadAttention
-    last: eqx.nn.Linear
-
-    def __init__(self, width, n_outputs, *, key):
-        keys = jr.split(key, 3)
-        self.first = eqx.nn.Linear(7, width, key=keys[0])
-        self.norm = eqx.nn.LayerNorm(width)
-        self.attention = eqx.nn.MultiheadAttention(4, width, key=keys[1])
-        self.last = eqx.nn.Linear(width, n_outputs, key=keys[2])
-
-    def _outputs(self, x):
-        h = jax.vmap(self.first)(x)
-        q = jax.vmap(self.norm)(h)
-        return self.last(jnp.mean(h + self.attention(q, q, q), axis=0))
+    attention: Attention
 
     def __call__(self, x):
-        return jnp.sum(jax.jacrev(self._outputs)(x), axis=(1, 2))
+        return jnp.sum(jax.jacrev(self.attention)(x), axis=(1, 2))
 
 
 def test_many_derivatives_inside_a_float32_network_are_those_of_float64():
     # XLA's own fusions, with jaxlib 0.10 on a CPU, give outputs off by some percent.
-    double = Sensitivity(256, 40, key=jr.key(0))
-    single = jax.tree_util.tree_map(
-        lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) else a, double
-    )
+    double = Sensitivity(Attention(256, 40, key=jr.key(0)))
+    single = in_float32(double)
     x = jr.normal(jr.key(1), (17, 9, 7), jnp.float32)
     y = np.zeros((17, 40), np.float32)
     got = train(single, x, y, x[:1], STEPS[:1], learning_rate=0.1).train[0]
