@@ -213,7 +213,7 @@ class _Tiles:
             _refuse_traced(["checkpoint", "mesh"][checkpoint is None :], traced.consts)
         self._example_bytes = _bytes(each) // blocks[0]
         self.sides = [
-            side(count(x), block, self._example_bytes, pair_bytes)
+            side(count(x), block, self._example_bytes, pair_bytes, max(map(count, xs)))
             for x, block in zip(xs, blocks, strict=True)
         ]
         two = None if len(xs) == 1 else self.sides[1]

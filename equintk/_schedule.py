@@ -19,6 +19,9 @@ PAIR_BYTES = 2**26
 ENOUGH = 256
 MOST = 512
 
+# Blocks on a side of a small kernel.
+FEW = 4
+
 # Features of all examples that stay in a processor's cache, in bytes.
 _CACHED = 2**24
 
@@ -59,14 +62,20 @@ class Side:
         return min(self.tile, self.n - i * self.tile)
 
 
-def side(n: int, block: int, example_bytes: int, pair_bytes: int) -> Side:
+def side(
+    n: int, block: int, example_bytes: int, pair_bytes: int, n_others: int = 0
+) -> Side:
     """Tiles of several blocks: many pairs in one call, yet few below the diagonal.
+
+    In a small kernel each block is a tile: to join them would be one more program, and
+    to compile it would take longer than to call the kernel oftener.
 
     Args:
         n: the number of examples.
         block: examples per call of `features`.
         example_bytes: of one example's features.
         pair_bytes: of the temporaries of one pair of examples in the kernel.
+        n_others: the number of examples of the other side.
     """
     # Cut in quarters, less of a small kernel is below the diagonal than in halves; but
     # rows that come from memory are read oftener, and products of few wait for them.
@@ -75,6 +84,8 @@ def side(n: int, block: int, example_bytes: int, pair_bytes: int) -> Side:
     by_features = FEATURE_BYTES // (8 * max(example_bytes, 1))
     largest = min(MOST, _largest_tile(pair_bytes), by_symmetry, by_features)
     n_blocks = -(-n // block)
+    if max(n, n_others) <= FEW * block:
+        largest = block
     n_tiles = -(-n_blocks // max(1, largest // block))
     return Side(n, block, -(-n // n_tiles))
 

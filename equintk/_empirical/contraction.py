@@ -80,7 +80,8 @@ def completed(
         else:
             if isinstance(f1, Dense) and f1.weights is not None:
                 weighted = [
-                    _times(g, w) for g, w in zip(f1.gradients, total, strict=True)
+                    _times(g.reshape(len(g), len(w), -1), w[:, None]).reshape(g.shape)
+                    for g, w in zip(f1.gradients, total, strict=True)
                 ]
                 total = _of_gradients(f1, f2, weighted, precision)
             parts.append(total)
@@ -297,15 +298,20 @@ def _matrix_product(one: Array, two: Array, precision: str) -> Array:
 
     if one.shape[1] < _LONG or jax.default_backend() != "cpu":
         return product(one, two)
-    n_pieces = one.shape[1] // _PIECE
+    size = one.shape[1]
+    # Without a rest where one can: it would be more loops that have to be compiled.
+    piece = next((k for k in range(_PIECE, 2 * _PIECE) if size % k == 0), _PIECE)
+    rest = size % piece
 
     def add(total: Array, start: Array) -> tuple[Array, None]:
-        pieces = (lax.dynamic_slice_in_dim(a, start, _PIECE, 1) for a in (one, two))
+        pieces = (lax.dynamic_slice_in_dim(a, start, piece, 1) for a in (one, two))
         return total + product(*pieces), None
 
-    rest = n_pieces * _PIECE
-    start = product(one[:, rest:], two[:, rest:])
-    return lax.scan(add, start, jnp.asarray(_PIECE * np.arange(n_pieces)))[0]
+    if rest:
+        start = product(one[:, size - rest :], two[:, size - rest :])
+    else:
+        start = jnp.zeros((len(one), len(two)), wide_dtype([one, two]))
+    return lax.scan(add, start, jnp.asarray(np.arange(0, size - rest, piece)))[0]
 
 
 def _real(array: Array) -> Array:

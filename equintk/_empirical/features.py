@@ -86,7 +86,8 @@ class Dense:
     Attributes:
         gradients: for each output array `(n, e * f * t * p)`.
         weights: of the entries in the kernel where gradients are those of one output
-            for all, `(p,)`, the same for all examples; else `None`.
+            for all, `(b * o,)`, the same for all examples; else `None`. Each is of as
+            many entries that follow each other.
         rows: for each output array the sizes of `e` and `f`.
         leaves: the numbers of the parameters.
     """
@@ -173,15 +174,11 @@ class FeatureProgram(NamedTuple):
 
     def of_one(self) -> tuple[Features, Features]:
         """The shapes and dtypes of what it gives for a block of one example."""
-        structs = [
-            jax.eval_shape(
-                functools.partial(_rows_of_all, by_example=not alike),
-                jax.ShapeDtypeStruct((1,) * (not alike) + struct.shape, struct.dtype),
-            )
-            for alike, struct in zip(
-                self.alike, map(aval, self.flat.jaxpr.outvars), strict=True
-            )
-        ]
+        structs = []
+        for alike, result in zip(self.alike, self.flat.jaxpr.outvars, strict=True):
+            a = aval(result)
+            shape = (a.size,) if alike else (math.prod(a.shape[:-1]), a.shape[-1])
+            structs.append(jax.ShapeDtypeStruct(shape, a.dtype))
         return eqx.partition(self.kind.unflatten(structs), self._is_alike)
 
     @property
@@ -303,8 +300,7 @@ def _dense(tapped: Tapped, found: AtSites, modes: Sequence[Mode]) -> Dense:
     gradient = _contracted(derivatives.astype(dtype), activations.astype(dtype))
     if found.weights is None:
         return Dense(_gradients(gradient, modes), None, _rows(modes), tapped.leaves)
-    n_in = gradient.shape[-1]
-    weights = [jnp.repeat(w.reshape(-1), n_in) for w in found.weights]
+    weights = [w.reshape(-1) for w in found.weights]
     gradients = [gradient.reshape(-1) for _ in modes]
     return Dense(gradients, weights, _rows(modes), tapped.leaves)
 

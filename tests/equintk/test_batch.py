@@ -234,8 +234,13 @@ def test_tiles_are_bounded_by_memory_and_cover_all_examples(n, pair_bytes):
 
 
 def test_a_small_kernel_is_cut_in_halves_where_its_features_are_large():
-    assert side(64, 16, 10**6, 16).n_tiles == 2
-    assert side(64, 16, 1000, 16).n_tiles == 4
+    assert side(96, 16, 10**6, 16).n_tiles == 2
+    assert side(96, 16, 1000, 16).n_tiles == 6
+
+
+def test_few_blocks_are_tiles_unless_the_other_side_has_many():
+    assert side(64, 16, 10**6, 16).tile == 16
+    assert side(64, 16, 10**6, 16, n_others=96).tile == 32
 
 
 def test_a_large_batch_takes_few_calls_of_the_kernel():
