@@ -99,11 +99,8 @@ def pairwise(
     workers = Workers(mesh)
     xs = [x1] if x2 is None else [x1, x2]
     blocks = [block_size(count(x), batch_size, pair_bytes) for x in xs]
-    n_parts = 1 if x2 is not None else programs.parts(count(x1))
     counts = [count(x) for x in xs]
-    one_block = all(
-        block_size(n, batch_size, pair_bytes // n_parts**2) == n for n in counts
-    )
+    one_block = blocks == counts
     if max(counts) <= batch_size:
         one_block |= programs.without_features(counts[0], counts[-1]) is not None
     if one_block and mesh is None and checkpoint is None:
@@ -154,7 +151,7 @@ def _in_one(
     programs: Programs, arrays: PyTree, x1: Examples, x2: Examples | None
 ) -> PyTree:
     """The kernel by one program, its own flip where both sides are one."""
-    if x2 is not None or programs.is_triangle(count(x1)):
+    if x2 is not None:
         return programs.whole(arrays, x1, x2, None)
     if is_traced(arrays, x1) or jax.default_backend() != "cpu":
         return programs.whole(arrays, x1, None, np.bool_(True))

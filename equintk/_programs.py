@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._compiled import jit
@@ -38,7 +37,6 @@ class Programs:
         whole: the same of arrays and of examples that are one tile.
         without_features: for the numbers of examples of both sides, a function of the
             same that `whole` calls instead of `features` and `tile`; or `None`.
-        parts: into how many parts `whole` cuts a tile of `n` examples with itself.
         place: writes a tile into a kernel, in place; with its flip, for one side.
     """
 
@@ -47,7 +45,6 @@ class Programs:
         features: Features,
         kernel: Kernel,
         flip: Flip,
-        parts: Callable[[int], int] = lambda n: 1,
         without_features: Callable[[int, int], Whole | None] = lambda n1, n2: None,
     ):
         """Compile nothing yet.
@@ -57,22 +54,16 @@ class Programs:
             kernel: of `shared` and of `each` of two tiles, arrays `(tile1, tile2, ...)`
                 of floating-point numbers.
             flip: the kernel of two tiles in the other order, of NumPy's arrays too.
-            parts: into how many parts a tile of `n` examples with itself is cut, of
-                which those below its diagonal are not computed.
             without_features: for numbers of examples of both sides, a function of
                 arrays and of examples (`None` for the same again) to their kernel, for
                 which features need not be held; `None` where features are better.
         """
-        self.parts, self.without_features = parts, without_features
+        self.without_features = without_features
         self._features, self._kernel, self.flip = features, kernel, flip
         self.features = jit(features)
         self.tile = jit(self._tile)
         self.whole = jit(self._whole)
         self.place = jit(self._place, donate_argnums=0, static_argnums=4)
-
-    def is_triangle(self, n: int) -> bool:
-        """Whether `whole` leaves out what is below the diagonal of `n` examples."""
-        return self.without_features(n, n) is None and self.parts(n) > 1
 
     def symmetric(self, tile: PyTree) -> PyTree:
         """Of a tile of examples with themselves what is exactly its own flip."""
@@ -97,8 +88,6 @@ class Programs:
         self, arrays: PyTree, x1: PyTree, x2: PyTree, is_same: Array | None
     ) -> PyTree:
         n = count(x1)
-        if x2 is None and self.is_triangle(n):
-            return self._triangle(*self._features(arrays, x1), n)
         direct = self.without_features(n, n if x2 is None else count(x2))
         if direct is not None:
             tile = direct(arrays, x1, x2)
@@ -107,33 +96,6 @@ class Programs:
             two = one if x2 is None else self._features(arrays, x2)[1]
             tile = self._kernel(shared, one, two)
         return tile if is_same is None else self.symmetric_if(is_same, tile)
-
-    def _triangle(self, shared: PyTree, each: PyTree, n: int) -> PyTree:
-        """The kernel of one tile with itself, from the parts on and above its diagonal.
-
-        In a loop: written out, each part would be compiled.
-        """
-        size = -(-n // self.parts(n))
-        starts = np.minimum(np.arange(0, n, size), n - size)
-        rows, columns = np.triu_indices(len(starts))
-
-        def part(kernel: PyTree, place: Any) -> tuple[PyTree, None]:
-            i, j = place
-            one, two = (
-                jtu.tree_map(
-                    lambda a, start=start: jax.lax.dynamic_slice_in_dim(
-                        a, start * (a.shape[0] // n), size * (a.shape[0] // n)
-                    ),
-                    each,
-                )
-                for start in (i, j)
-            )
-            tile = self._tile(shared, one, two, i == j)
-            return self._place(kernel, tile, i, j, True), None
-
-        shapes = jax.eval_shape(self._kernel, shared, each, each)
-        start = jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        return jax.lax.scan(part, start, (starts[rows], starts[columns]))[0]
 
     def _place(
         self, kernel: PyTree, tile: PyTree, i: Any, j: Any, with_flip: bool

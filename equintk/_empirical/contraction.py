@@ -27,10 +27,10 @@ _PIECE_BYTES = 2**22
 _ROWS = 256
 
 # Operations from which on it is worth to leave out what is below a diagonal.
-_MANY = 2.0**31
+_MANY = 2.0**29
 
-# The last part below the diagonal saves a two-hundredth.
-_MOST_PARTS = 8
+# Of more, features and products of fewer rows take longer than what is spared.
+_MOST_PARTS = 4
 
 # Axes as in `features.py`; `m, g, t` are to the second block what `n, f, s` are to the
 # first.
@@ -130,9 +130,9 @@ def summands_bytes(features: Features) -> int:
 
 
 def n_parts(features: Features, n: int) -> int:
-    """Into how many parts a tile of `n` examples is cut for its kernel with itself.
+    """Into how many tiles a side to cut the kernel of `n` examples with themselves.
 
-    Of parts on and above the diagonal alone there are fewer operations, but a product
+    Of tiles on and above the diagonal alone there are fewer operations, but a product
     of few rows takes longer for each.
 
     Args:

@@ -28,10 +28,6 @@ from .reading import Member, Reading, read
 # page by page, which takes longer than to fill it.
 _BLOCK_BYTES = 24 * 2**20
 
-# The same where all else is in the same program, which then leaves out what is below
-# the diagonal.
-_PROGRAM_BYTES = 64 * 2**20
-
 
 class Settings(NamedTuple):
     """What is the same for all members; see `ntk`."""
@@ -65,8 +61,10 @@ def kernel(
     )
     block = min(batch_size, max(n1, n2))
     in_tiles = settings.mesh is not None or settings.checkpoint is not None
-    if in_tiles or not _is_one_program(reading, block, n1, None if x2 is None else n2):
-        block = _block(reading, block)
+    if in_tiles or not _is_one_program(reading, block, n1, n2):
+        # In the caller's program each tile would be compiled: not cut for a triangle.
+        is_cut = x2 is None and not _checks.is_traced(arrays, x1)
+        block = _block(reading, block, n1 if is_cut else 0)
     parts = pairwise(
         reading.programs, arrays, x1, x2, block,
         reporter(settings.progress, member.name),
@@ -124,24 +122,28 @@ def _checkpoint(
     return Checkpoint(settings.checkpoint, facts)
 
 
-def _is_one_program(reading: Reading, batch_size: int, n1: int, n2: int | None) -> bool:
-    """Whether a program of its own does all; `n2=None` for the rows' examples again."""
-    programs, n_largest = reading.programs, max(n1, n2 or 0)
-    if n_largest > batch_size:
-        return False
-    if programs.without_features(n1, n1 if n2 is None else n2) is not None:
-        return True
-    is_cut = n2 is None and programs.parts(n1) > 1
-    return is_cut and n1 * reading.example_bytes <= _PROGRAM_BYTES
+def _is_one_program(reading: Reading, batch_size: int, n1: int, n2: int) -> bool:
+    """Whether a program of its own does all, without features."""
+    is_one = max(n1, n2) <= batch_size
+    return is_one and reading.programs.without_features(n1, n2) is not None
 
 
-def _block(reading: Reading, batch_size: int) -> int:
-    """Examples per call of the features."""
+def _block(reading: Reading, batch_size: int, n_same: int) -> int:
+    """Examples per call of the features.
+
+    Args:
+        reading: of the model.
+        batch_size: the most.
+        n_same: of how many examples the upper triangle is computed; 0 for all pairs.
+    """
     if jax.default_backend() != "cpu":
         return batch_size
     most = max(1, _BLOCK_BYTES // max(reading.example_bytes, 1))
     # A power of two: tiles are made of whole blocks.
-    return batch_size if batch_size <= most else 2 ** int(math.log2(most))
+    block = batch_size if batch_size <= most else 2 ** int(math.log2(most))
+    if 0 < n_same <= batch_size:
+        block = min(block, -(-n_same // reading.n_parts(n_same)))
+    return block
 
 
 def _finished(parts: list[list[Any]], reading: Reading, by_leaf: bool) -> Any:

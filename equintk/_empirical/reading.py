@@ -6,7 +6,7 @@ and never on an array's entries, so it is kept for the next call (`_cache`).
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -71,6 +71,7 @@ class Reading(NamedTuple):
         of_each: the kernel of each example of a block with itself, of the same.
         example_bytes: of the features of one example.
         pair_bytes: of the temporaries and the result for one pair of examples.
+        n_parts: of `n` examples with themselves, into how many tiles a side to cut.
         held_bytes: of the arrays that the model's functions close over; `None` if some
             of them are being traced.
     """
@@ -83,6 +84,7 @@ class Reading(NamedTuple):
     of_each: Any
     example_bytes: int
     pair_bytes: int
+    n_parts: Callable[[int], int]
     held_bytes: int | None
 
 
@@ -217,12 +219,12 @@ def _read(
             features,
             how.of_pair,
             lambda tile: _flipped(tile, modes),
-            functools.partial(n_parts, eqx.combine(each, shared)),
             lambda n1, n2: how.directly(way(n1, n2)),
         ),
         jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
         array_bytes(each),
         pair_bytes(eqx.combine(each, shared)),
+        functools.partial(n_parts, eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),
     )
 

@@ -126,7 +126,7 @@ def test_the_command_line_chooses_workloads_and_their_sizes():
     (cnn,) = parse(
         ["--workloads", "d", "--without", "vector products, jacobian"]
     ).workloads[:1]
-    assert cnn.methods == ("equintk", "structured")
+    assert cnn.methods == ("equintk", "structured", "per leaf")
     (large,) = parse(["--large"]).workloads
     assert large == LARGE
     assert parse(["--large", "9"]).repeats == 0

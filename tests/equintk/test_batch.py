@@ -283,19 +283,6 @@ def test_a_symmetric_kernel_is_symmetric_under_jit(getkey):
     assert_equal(flip(got), got)
 
 
-@pytest.mark.parametrize("n_parts", [2, 3, 4, 9])
-def test_parts_above_the_diagonal_give_the_kernel_of_one_tile(n_parts, getkey):
-    x = jr.normal(getkey(), (9, 3))
-    programs = Programs(features, kernel, flip, lambda n: n_parts)
-    compute = functools.partial(driver, programs=programs)
-    got = compute(x)
-    assert_same(got, expected(x))
-    assert_equal(flip(got), got)
-    assert_same(jax.jit(compute)(x), got)
-    total = lambda compute: lambda x: jnp.sum(compute(x)["coupled"] ** 3)
-    assert_close(jax.grad(total(compute))(x), jax.grad(total(driver))(x))
-
-
 @pytest.mark.parametrize("batch_size", [2, 32])
 @pytest.mark.parametrize("closes_over", [True, False])
 def test_derivatives_by_what_the_features_are_of_are_right(
