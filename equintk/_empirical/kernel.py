@@ -62,9 +62,7 @@ def kernel(
     block = min(batch_size, max(n1, n2))
     in_tiles = settings.mesh is not None or settings.checkpoint is not None
     if in_tiles or not _is_one_program(reading, block, n1, n2):
-        # In the caller's program each tile would be compiled: not cut for a triangle.
-        is_cut = x2 is None and not _checks.is_traced(arrays, x1)
-        block = _block(reading, block, n1 if is_cut else 0)
+        block = _block(reading, block, n1 if x2 is None else 0)
     parts = pairwise(
         reading.programs, arrays, x1, x2, block,
         reporter(settings.progress, member.name),
