@@ -13,7 +13,7 @@ from jax.extend.core import DebugInfo, Jaxpr
 from jaxtyping import Array
 
 from .._parameters import wide_dtype
-from .._trace.flatten import flatten
+from .._trace.flatten import Flat, aval, flatten, struct_of
 from .._trace.uses import Path
 from .modes import Mode
 from .separable import Backward, Separable
@@ -39,8 +39,43 @@ class AtSites(NamedTuple):
     weights: list[Array] | None
 
 
+class OneOutput(NamedTuple):
+    """The backward pass of one example, traced once for all kernels of a model.
+
+    Attributes:
+        structure: of the model's jaxpr.
+        flat: of cotangents of the output's arrays, raveled, and of the jaxpr's inputs
+            to the derivatives by ordinary leaves and at sites, and what is seen there.
+        seen: the structure of the last.
+    """
+
+    structure: Structure
+    flat: Flat
+    seen: Any
+
+
+def one_output(structure: Structure) -> OneOutput:
+    """Trace the backward pass."""
+    jaxpr, kinds = structure.flat.jaxpr, []
+    cotangents = [
+        jax.ShapeDtypeStruct((aval(var).size,), aval(var).dtype)
+        for var in jaxpr.outvars
+    ]
+    inputs = [struct_of(var) for var in jaxpr.invars]
+
+    def backwards(cotangents: Any, leaves: Any, given: Any) -> list[Array]:
+        rows, taps, seen = _derivatives(structure, leaves, given, cotangents)
+        arrays, kind = jtu.tree_flatten(seen)
+        kinds.append(kind)
+        return [*rows, *taps.values(), *arrays]
+
+    n_leaves = structure.n_leaves
+    flat = flatten(backwards, cotangents, inputs[:n_leaves], inputs[n_leaves:])
+    return OneOutput(structure, flat, kinds[-1])
+
+
 def backward(
-    structure: Structure,
+    one: OneOutput,
     leaves: Sequence[Array],
     constants: Sequence[Array],
     xs: Sequence[Array],
@@ -52,29 +87,19 @@ def backward(
     Gradients are `(k, *leaf)`, outputs in the order of their modes.
 
     Args:
-        structure: of the model's jaxpr, whose inputs are the three that follow.
+        one: the pass for one output.
         leaves: the parameters.
         constants: what else is the same for all examples.
         xs: the example.
         modes: what becomes of each output array's axes.
         cotangents: of each output array, raveled, for each output.
     """
-    given = [*constants, *xs]
-    one = [jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in cotangents]
-    kinds = []
-
-    def backwards(cotangents: Any, leaves: Any, given: Any) -> list[Array]:
-        rows, taps, seen = _one_output(structure, leaves, given, cotangents)
-        arrays, kind = jtu.tree_flatten(seen)
-        kinds.append(kind)
-        return [*rows, *taps.values(), *arrays]
-
-    flat = flatten(backwards, one, list(leaves), given)
+    structure, flat, kind = one
     n_ordinary, paths = len(structure.ordinary), list(structure.sites)
     rows = flat.jaxpr.outvars[:n_ordinary]
     taps = dict(zip(paths, flat.jaxpr.outvars[n_ordinary:], strict=False))
     seen = flat.jaxpr.outvars[n_ordinary + len(paths) :]
-    found = _separable(structure, Backward(flat, len(one), len(xs)), taps, modes)
+    found = _separable(structure, Backward(flat, len(cotangents), len(xs)), taps, modes)
     starts = [found[path].start if path in found else taps[path] for path in paths]
     others = [other for separable in found.values() for other in separable.others]
 
@@ -82,13 +107,13 @@ def backward(
     by_output, once = [*rows, *starts], [*seen, *others]
     program = _with_results(flat.jaxpr, [*by_output, *once])
     arrays = jax.vmap(
-        lambda *one: eval_jaxpr(program, flat.consts, *one, *leaves, *given),
+        lambda *one: eval_jaxpr(program, flat.consts, *one, *leaves, *constants, *xs),
         out_axes=[0] * len(by_output) + [None] * len(once),
     )(*cotangents)
     values = iter(arrays)
     gradients = [next(values) for _ in rows]
     derivatives = {path: next(values) for path in paths}
-    activations = kinds[-1].unflatten([next(values) for _ in seen])
+    activations = kind.unflatten([next(values) for _ in seen])
     weights: dict[Path, list[Array]] = {}
     for path, separable in found.items():
         start, fold = derivatives[path], structure.sites[path].fold
@@ -106,7 +131,7 @@ def backward(
     ], gradients
 
 
-def _one_output(
+def _derivatives(
     structure: Structure,
     leaves: Sequence[Array],
     given: Sequence[Array],

@@ -29,10 +29,10 @@ from jaxtyping import Array
 
 from .._parameters import common_dtype, wide_dtype
 from .._trace.flatten import Flat, aval, depending, flatten, struct_of
-from .backward import AtSites, backward, split, with_offsets
+from .backward import AtSites, OneOutput, backward, split, with_offsets
 from .modes import Mode
 from .plan import in_pieces, is_gram
-from .structure import Structure, Tapped, structure_of
+from .structure import Tapped
 
 # Axes: n examples; b, s, i, o as in `sites.py`; e, f, t entries of an output along its
 # diagonal, coupled and averaged axes.
@@ -192,8 +192,7 @@ class FeatureProgram(NamedTuple):
 
 
 def read_features(
-    flat: Flat,
-    n_leaves: int,
+    one_output: OneOutput,
     n_fixed: int,
     modes: Sequence[Mode],
     n_pairs: int,
@@ -204,9 +203,9 @@ def read_features(
     """How the features of one example of a model are computed.
 
     Args:
-        flat: the model's jaxpr: of its parameters, its other arrays and the arrays of
-            one example. Its results are the output's arrays, all real.
-        n_leaves: how many parameters there are.
+        one_output: the backward pass of the model's jaxpr: of its parameters, its other
+            arrays and the arrays of one example. Its results are the output's arrays,
+            all real.
         n_fixed: how many arrays the model has, parameters included.
         modes: what becomes of each output array's axes.
         n_pairs: the number of pairs that one example is in.
@@ -216,9 +215,9 @@ def read_features(
         factored: whether gradients of an averaged output are left as their factors
             where `plan.in_pieces` says so.
     """
-    structure = structure_of(flat, n_leaves, fuse=not by_leaf)
+    structure = one_output.structure
     kinds = []
-    n_outputs = len(cotangents)
+    n_leaves, n_outputs = structure.n_leaves, len(cotangents)
 
     def one(*given: Array) -> list[Array]:
         leaves, constants = list(given[:n_leaves]), given[n_leaves:n_fixed]
@@ -227,7 +226,7 @@ def read_features(
             given[n_fixed + n_outputs :],
         )
         features = _features(
-            structure, leaves, constants, xs, modes, cotangents, n_pairs, by_leaf,
+            one_output, leaves, constants, xs, modes, cotangents, n_pairs, by_leaf,
             factored,
         )  # fmt: skip
         arrays, kind = jtu.tree_flatten_with_path(features)
@@ -235,7 +234,7 @@ def read_features(
         kinds.append((kind, names))
         return [array for _, array in arrays]
 
-    inputs = [struct_of(var) for var in flat.jaxpr.invars]
+    inputs = [struct_of(var) for var in structure.flat.jaxpr.invars]
     program = flatten(one, *inputs[:n_fixed], *cotangents, *inputs[n_fixed:])
     ((kind, names),) = kinds
     # Derivatives by the last layer's result are often the same for all examples.
@@ -261,7 +260,7 @@ def features_of_outputs(
 
 
 def _features(
-    structure: Structure,
+    one_output: OneOutput,
     leaves: list[Array],
     constants: Sequence[Array],
     xs: Sequence[Array],
@@ -272,7 +271,8 @@ def _features(
     factored: bool,
 ) -> Features:
     """The features of one example."""
-    at_sites, rows = backward(structure, leaves, constants, xs, modes, cotangents)
+    structure = one_output.structure
+    at_sites, rows = backward(one_output, leaves, constants, xs, modes, cotangents)
     features: Features = []
     grams: dict[Any, list[tuple[Tapped, AtSites]]] = {}
     for tapped, found in zip(structure.tapped, at_sites, strict=True):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 from jaxtyping import Array
 
-from .._trace.flatten import Flat
+from .backward import OneOutput
 from .contraction import array_bytes, contracted
 from .features import Dense, Factored, FeatureProgram, read_features
 from .in_turns import convolves, leaves_cache
@@ -36,37 +36,37 @@ class Pieces(NamedTuple):
 
 
 def pieces_of(
-    flat: Flat,
-    n_leaves: int,
+    one_output: OneOutput,
     n_fixed: int,
     modes: Sequence[Mode],
     n_pairs: int,
     by_leaf: bool,
+    program: FeatureProgram,
     cotangents: Sequence[Any],
-    example_bytes: int,
 ) -> Callable[[int, int], Pieces | None]:
     """For the numbers of examples on both sides, how gradients are made in pieces.
 
     `None` where features stay in a cache anyway, where other gradients are many, and
     for convolutions, which take blocks of examples. Arguments as of `turns_of`.
     """
+    flat, example_bytes = one_output.structure.flat, array_bytes(program.of_one()[1])
 
     @functools.cache
     def read() -> Pieces | None:
         e, f, _ = modes[0].sizes
         if e * f > 1 or convolves(flat, flat.jaxpr.invars):
             return None
-        program = read_features(
-            flat, n_leaves, n_fixed, modes, n_pairs, by_leaf, cotangents, True
+        in_factors = read_features(
+            one_output, n_fixed, modes, n_pairs, by_leaf, cotangents, True
         )
-        _, each = program.of_one()
-        has_pieces = any(isinstance(feature, Factored) for feature in each)
+        _, found = in_factors.of_one()
+        has_pieces = any(isinstance(feature, Factored) for feature in found)
         # Such gradients would be made of all examples at once, and leave the cache.
         is_held = any(
             isinstance(feature, Dense) and 4 * array_bytes(feature) > example_bytes
-            for feature in each
+            for feature in found
         )
-        return Pieces(program, cotangents) if has_pieces and not is_held else None
+        return Pieces(in_factors, cotangents) if has_pieces and not is_held else None
 
     def pieces(n1: int, n2: int) -> Pieces | None:
         pays = leaves_cache(max(n1, n2), modes, example_bytes)

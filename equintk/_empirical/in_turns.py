@@ -21,6 +21,7 @@ from jax.extend.core import DebugInfo, Jaxpr, Var
 from jaxtyping import Array
 
 from .._trace.flatten import Flat, aval, depending
+from .backward import OneOutput
 from .contraction import array_bytes, completed, summands, summands_bytes
 from .features import Dense, FeatureProgram, Features, Gram, read_features
 from .modes import Mode
@@ -125,13 +126,12 @@ class Turns(NamedTuple):
 
 
 def turns_of(
-    flat: Flat,
-    n_leaves: int,
+    one_output: OneOutput,
     n_fixed: int,
     modes: Sequence[Mode],
     n_pairs: int,
     by_leaf: bool,
-    example_bytes: int,
+    program: FeatureProgram,
 ) -> Callable[[int, int], Turns | None]:
     """For the numbers of examples on both sides, how outputs take turns.
 
@@ -141,27 +141,36 @@ def turns_of(
     many outputs at once.
 
     Args:
-        flat: the model's jaxpr, as for `read_features`.
-        n_leaves: how many parameters there are.
+        one_output: the model's backward pass, as for `read_features`.
         n_fixed: how many arrays the model has.
         modes: what becomes of each output array's axes.
         n_pairs: the number of pairs that one example is in.
         by_leaf: whether the kernel of each leaf is wanted.
-        example_bytes: of the features of one example and all outputs.
+        program: the features of all outputs.
     """
+    flat = one_output.structure.flat
+    shared, each = program.of_one()
+    features_of_all, example_bytes = eqx.combine(each, shared), array_bytes(each)
+
+    def are_gradients(features: Features) -> bool:
+        gradients, derivatives = _written(features)
+        return gradients > derivatives
 
     @functools.cache
     def goes_back() -> bool:
-        return convolves(flat, flat.jaxpr.invars[:n_leaves])
+        return convolves(flat, flat.jaxpr.invars[: one_output.structure.n_leaves])
 
     @functools.cache
     def read(together: int) -> Turns | None:
         (mode,) = modes
+        # A few outputs are not separable, so that there more is written of them.
+        is_separable = any(one.weights is not None for one in features_of_all)
+        if are_gradients(features_of_all) and not is_separable:
+            return None
         turns = _read(
-            flat, n_leaves, n_fixed, mode._replace(together=together), n_pairs, by_leaf
+            one_output, n_fixed, mode._replace(together=together), n_pairs, by_leaf
         )
-        gradients, derivatives = _written(turns.features_of_one)
-        return None if gradients > derivatives else turns
+        return None if are_gradients(turns.features_of_one) else turns
 
     def turns(n1: int, n2: int) -> Turns | None:
         n = max(n1, n2)
@@ -193,9 +202,9 @@ def leaves_cache(n: int, modes: Sequence[Mode], example_bytes: int) -> bool:
 
 
 def _read(
-    flat: Flat, n_leaves: int, n_fixed: int, mode: Mode, n_pairs: int, by_leaf: bool
+    one_output: OneOutput, n_fixed: int, mode: Mode, n_pairs: int, by_leaf: bool
 ) -> Turns:
-    (result,) = map(aval, flat.jaxpr.outvars)
+    (result,) = map(aval, one_output.structure.flat.jaxpr.outvars)
     e, f, n_averaged = mode.sizes
     *_, together = mode.present
     n_turns = -(-n_averaged // together)
@@ -204,9 +213,7 @@ def _read(
     outputs = outputs.reshape(e * f, n_turns, together).swapaxes(0, 1)
     outputs = outputs.reshape(n_turns, e * f * together)
     cotangents = jax.ShapeDtypeStruct((outputs.shape[1], result.size), result.dtype)
-    program = read_features(
-        flat, n_leaves, n_fixed, [mode], n_pairs, by_leaf, [cotangents]
-    )
+    program = read_features(one_output, n_fixed, [mode], n_pairs, by_leaf, [cotangents])
     before, after, varies = _in_two(program.flat, n_fixed)
     return Turns(program, before, after, varies, outputs, result.size, result.dtype)
 

@@ -31,12 +31,13 @@ from .._parameters import (
 from .._programs import Programs, Whole
 from .._trace.flatten import Flat, aval, flatten
 from .._types import Axes, Examples, Model, Text, Trainable
-from .backward import cotangents_of
+from .backward import cotangents_of, one_output
 from .contraction import array_bytes, contracted, n_parts, pair_bytes
 from .features import Features, features_of_outputs, read_features
 from .in_pieces import Pieces, pieces_of
 from .in_turns import Turns, turns_of
 from .modes import Mode, modes_of
+from .structure import structure_of
 
 
 class Member(NamedTuple):
@@ -198,15 +199,14 @@ def _read(
         consts, way = flat.consts, lambda n1, n2: None
     else:
         cotangents = cotangents_of(results, modes)
-        program = read_features(
-            flat, len(params), len(order), modes, n_pairs, member.by_leaf, cotangents
-        )
+        structure = structure_of(flat, len(params), fuse=not member.by_leaf)
+        how_read = (one_output(structure), len(order), modes, n_pairs, member.by_leaf)
+        program = read_features(*how_read, cotangents)
         features = lambda arrays, x: program(arrays, cotangents, jtu.tree_leaves(x))
         shared, each = program.of_one()
         consts = program.flat.consts
-        how_read = (flat, len(params), len(order), modes, n_pairs, member.by_leaf)
-        turns = turns_of(*how_read, array_bytes(each))
-        pieces = pieces_of(*how_read, cotangents, array_bytes(each))
+        turns = turns_of(*how_read, program)
+        pieces = pieces_of(*how_read, program, cotangents)
         way = lambda n1, n2: turns(n1, n2) or pieces(n1, n2)
     return Reading(
         order,

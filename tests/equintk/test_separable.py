@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import pytest
 
 import equintk as nt
-from equintk._empirical.backward import backward, cotangents_of
+from equintk._empirical.backward import backward, cotangents_of, one_output
 from equintk._empirical.modes import modes_of
 from equintk._empirical.structure import structure_of
 from equintk._parameters import real_outputs
@@ -99,12 +99,12 @@ def _n_separable(model, x):
     results = jax.eval_shape(output, leaves, x)
     modes = modes_of([results[0].shape], None, None)
     cotangents = cotangents_of(results, modes)
-    structure = structure_of(flat, len(leaves))
+    one = one_output(structure_of(flat, len(leaves)))
     found = []
 
     def trace(leaves, x):
-        at_sites, _ = backward(structure, leaves, [], [x], modes, cotangents)
-        found.extend(one.weights is not None for one in at_sites)
+        at_sites, _ = backward(one, leaves, [], [x], modes, cotangents)
+        found.extend(site.weights is not None for site in at_sites)
 
     jax.eval_shape(trace, leaves, x)
     return sum(found)
