@@ -9,6 +9,7 @@ from ._empirical.empirical_nngp import (
     empirical_kernels as empirical_kernels,
     empirical_nngp as empirical_nngp,
     empirical_nngp_diag as empirical_nngp_diag,
+    empirical_nngp_diag_full as empirical_nngp_diag_full,
     empirical_nngp_full as empirical_nngp_full,
     empirical_nngp_per_output as empirical_nngp_per_output,
 )

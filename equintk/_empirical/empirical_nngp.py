@@ -3,7 +3,7 @@ r"""The NNGP kernel of one network, as it is: products of its outputs.
 $$K_{ab}(x, x') = f_a(x) f_b(x')$$
 
 Its average over initialisations is `nngp`. The members are those of the tangent kernel
-(`ntk.py`), with the same arguments.
+(`ntk.py`) but for that by parameter, with the same arguments.
 """
 
 from typing import Any, NamedTuple
@@ -118,6 +118,23 @@ def empirical_nngp_diag(
     """The diagonal of `empirical_nngp(model, x)`: mean squares of the outputs."""
     return kernel_of_each(
         Member("empirical_nngp_diag", average=None, diagonal=None, of_outputs=True),
+        model, x, batch_size, Settings(None, precision, progress),
+    )  # fmt: skip
+
+
+def empirical_nngp_diag_full(
+    model: Model,
+    x: Examples,
+    batch_size: Integer = 32,
+    *,
+    average: Axes = (),
+    diagonal: Axes = (),
+    precision: Text = "highest",
+    progress: Progress = False,
+) -> PyTree[Float[Array, " n *_out_out"]]:
+    """`empirical_nngp_full` of each example with itself; arguments as there."""
+    return kernel_of_each(
+        Member("empirical_nngp_diag_full", average, diagonal, of_outputs=True),
         model, x, batch_size, Settings(None, precision, progress),
     )  # fmt: skip
 

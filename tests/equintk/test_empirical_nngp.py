@@ -38,6 +38,12 @@ def test_the_family_are_products_of_outputs(getkey):
         per_output.mean(2),
     )
     assert_close(nt.empirical_nngp_diag(model, x1, batch_size=2), (f1**2).mean((1, 2)))
+    of_each = np.einsum("iab,icd->iabcd", f1, f1)
+    assert_close(nt.empirical_nngp_diag_full(model, x1, batch_size=2), of_each)
+    assert_close(
+        nt.empirical_nngp_diag_full(model, x1, average=0, diagonal=1),
+        np.einsum("iab,iab->ib", f1, f1) / 2,
+    )
 
 
 def test_a_function_without_parameters_has_outputs_and_a_kernel(getkey):

@@ -284,6 +284,9 @@ EMPIRICAL: dict[str, Callable[[Truth], Any]] = {
     f"{NNGP}, trace_axes=(-2, -1), diagonal_axes=(0,)){X1_NONE}": lambda o: (
         o.nngp("iab,iab->i", o.x1) / 6
     ),
+    f"{NNGP}, trace_axes=(), diagonal_axes=(0,)){X1_NONE}": lambda o: o.nngp(
+        "iab,icd->iacbd", o.x1
+    ),
     f"{BOTH}'ntk', params)": AVERAGED,
     f"{BOTH}'nngp', params)": lambda o: o.nngp("iab,jab->ij", o.x2) / 6,
     f"{BOTH}None, params).ntk": AVERAGED,

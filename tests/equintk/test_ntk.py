@@ -137,6 +137,26 @@ def test_what_is_below_the_diagonal_of_a_large_block_is_its_flip(
     np.testing.assert_array_equal(got, flipped)
 
 
+def test_a_block_cut_for_its_triangle_has_the_same_derivatives_when_compiled(
+    getkey, monkeypatch
+):
+    model, x = eqx.nn.MLP(3, 2, 8, 1, key=getkey()), jr.normal(getkey(), (7, 3))
+    weights = jr.normal(getkey(), (7, 7, 2, 2))
+    summed = lambda x: jnp.sum(weights * nt.ntk_full(model, x))
+    whole = jax.jit(jax.value_and_grad(summed))(x)
+    monkeypatch.setattr(contraction, "_MANY", 0)
+    monkeypatch.setattr(contraction, "_ROWS", 1)
+    seen = []
+    cut = jax.value_and_grad(
+        lambda x: jnp.sum(
+            weights * nt.ntk_full(model, x, progress=lambda *tiles: seen.append(tiles))
+        )
+    )
+    for got, expected in zip(jax.jit(cut)(x), whole, strict=True):
+        assert relative_error(got, expected) < 1e-12
+    assert seen[-1] == (10, 10)  # four tiles a side, the last over the one before
+
+
 def test_progress_writes_plain_lines_on_stderr(getkey, capsys):
     model = eqx.nn.Linear(3, 1, key=getkey())
     nt.ntk(model, jr.normal(getkey(), (4, 3)), progress=True)
