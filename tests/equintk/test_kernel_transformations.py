@@ -7,10 +7,9 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 import equintk as nt
-from tests.helpers import assert_close, numpy_rng, relative_error
+from tests.helpers import assert_close, numpy_rng, plain_kernel, relative_error
 from tests.zoo import MODELS
 
 # Each reaches another way of computing: products, convolutions, rows, scans, the rest.
@@ -22,19 +21,6 @@ NAMES = [
     "scan over stacked layers",
     "weight norm",
 ]
-
-
-def plain_kernel(model, x1, x2):
-    """The averaged kernel as differentiable code without any structure."""
-    params, static = eqx.partition(model, eqx.is_inexact_array)
-    flat, unravel = ravel_pytree(params)
-
-    def rows(x):
-        output = lambda p: jnp.ravel(eqx.combine(unravel(p), static)(x))
-        return jax.jacrev(output)(flat)
-
-    j1, j2 = jax.vmap(rows)(x1), jax.vmap(rows)(x2)
-    return jnp.einsum("iap,jap->ij", j1, j2) / j1.shape[1]
 
 
 def _setting(name):
