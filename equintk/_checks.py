@@ -120,6 +120,23 @@ def _residue(array: Any) -> Any:
 _compiled_residue = jax.jit(_residue)
 
 
+def precision(value: Any) -> Any:
+    """The value itself.
+
+    Raises:
+        ValueError: for a string that `jax.lax.Precision` does not know.
+    """
+    try:
+        jax.lax.Precision(value)
+    except ValueError:
+        if isinstance(value, str):
+            raise ValueError(
+                '`precision` must be "highest", "high" or "default", but it is '
+                f"{value!r}."
+            ) from None
+    return value
+
+
 def positive_integer(name: str, value: Any) -> int:
     """The value as an `int`.
 

@@ -53,6 +53,7 @@ def kernel(
     With `by_leaf` a PyTree like the parameters, of such kernels.
     """
     batch_size = _checks.positive_integer("batch_size", batch_size)
+    _checks.precision(settings.precision)
     x1, x2 = _inputs.pair(x1, x2)
     n1, n2 = _inputs.count(x1), _inputs.count(x1 if x2 is None else x2)
     n_pairs = n1 / 2 if x2 is None else n1 * n2 / (n1 + n2)
@@ -78,6 +79,7 @@ def kernel_of_each(
 ) -> Any:
     """The kernel of each example with itself, `(n, ...)`."""
     batch_size = _checks.positive_integer("batch_size", batch_size)
+    _checks.precision(settings.precision)
     x = _inputs.examples("x", x)
     reading, arrays = read(
         member, model, x, settings.trainable, settings.precision, 1.0

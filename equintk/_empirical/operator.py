@@ -1,5 +1,6 @@
 """The tangent kernel as a linear operator: products with it, and never its entries."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,7 @@ class NTKOperator(lx.AbstractLinearOperator):
                 complex parameters.
         """
         self.batch_size = _checks.positive_integer("batch_size", batch_size)
-        self.precision = precision
+        self.precision = _checks.precision(precision)
         self.x1, self.x2 = _inputs.pair(x1, x2)
         self.params, self.static = partition(model, trainable)
         if any(map(jnp.iscomplexobj, jtu.tree_leaves(self.params))):
@@ -86,11 +87,16 @@ class NTKOperator(lx.AbstractLinearOperator):
         needed = self.in_structure()
         vector = jnp.asarray(vector)
         if (vector.shape, vector.dtype) != (needed.shape, needed.dtype):
-            raise ValueError(
+            text = (
                 f"`vector` must have shape (n2, *out) = {needed.shape} and dtype "
-                f"{needed.dtype}, but it has {vector.shape} and {vector.dtype}. Type "
-                f"`vector.reshape({needed.shape}).astype({str(needed.dtype)!r})`."
+                f"{needed.dtype}, but it has {vector.shape} and {vector.dtype}."
             )
+            if vector.dtype != needed.dtype:
+                text += f" Type `vector.astype({str(needed.dtype)!r})`."
+            if vector.ndim == 1 and vector.size == math.prod(needed.shape):
+                # Of another array the axes may be in another order.
+                text += f" Type `vector.reshape({needed.shape})`."
+            raise ValueError(text)
         return _product(self, vector)
 
     def as_matrix(self) -> Array:

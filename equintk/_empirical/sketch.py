@@ -75,6 +75,7 @@ def mc_ntk(
     for each parameter or `proj_dim` bytes for each unit of a layer, whichever its
     projection takes.
     """
+    _checks.precision(precision)
     features = _features_of_both(
         model, key, x1, x2, proj_dim, method, batch_size, trainable, progress
     )

@@ -103,3 +103,10 @@ def test_parameters_of_two_dtypes_give_a_kernel_of_the_wider(getkey):
     wide = Wide(model.w.astype(jnp.float64), model.v)
     expected = average_of(brute_force_full(wide, x))
     assert relative_error(got, expected) < 8 * float(jnp.finfo(jnp.float32).eps)
+
+
+@pytest.mark.parametrize("compute", [nt.ntk, nt.ntk_diag, nt.NTKOperator])
+def test_an_unknown_precision_is_answered_with_those_that_there_are(compute, getkey):
+    model, x = eqx.nn.Linear(3, 2, key=getkey()), jr.normal(getkey(), (4, 3))
+    with pytest.raises(ValueError, match='`precision` must be "highest", "high" or'):
+        compute(model, x, precision="hihgest")

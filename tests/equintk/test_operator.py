@@ -128,8 +128,10 @@ def test_a_vector_of_another_shape_or_dtype_is_refused(mlp, getkey):
     operator = nt.NTKOperator(mlp, jr.normal(getkey(), (4, 3)))
     with pytest.raises(ValueError, match=r"shape \(n2, \*out\) = \(4, 2\).*Type"):
         operator.mv(jnp.ones(8))
-    with pytest.raises(ValueError, match="dtype float64, but it has .* float32"):
+    with pytest.raises(ValueError, match="dtype float64, but it has .* float32.*Type"):
         operator.mv(jnp.ones((4, 2), jnp.float32))
+    with pytest.raises(ValueError, match=r"has \(2, 4\) and float64\.$"):
+        operator.mv(jnp.ones((2, 4)))
 
 
 def test_what_has_no_single_real_output_is_refused(getkey):
