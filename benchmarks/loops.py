@@ -3,7 +3,9 @@
     python -m benchmarks.loops
 
 XLA writes a loop for whatever is no product: for adding a bias, for a copy in another
-order, for a step of a scan. A kernel's first call compiles dozens of them.
+order, for a step of a scan. A kernel's first call compiles dozens of them. The last
+line is the forward and backward pass of workload d by itself, which every way to its
+kernel has: no gradient by a weight, no kernel.
 """
 
 import argparse
@@ -37,6 +39,20 @@ def seconds(of, n, first):
     start = time.process_time()
     lowered.compile()
     return time.process_time() - start
+def network(weights, x):
+    for weight, stride in zip(weights, (1, 2, 2)):
+        x = jax.lax.conv_general_dilated(x[None], weight, (stride, stride), "SAME")[0]
+        x = jnp.maximum(x + 1, 0)
+    return weights[-1] @ jnp.mean(x, axis=(1, 2))
+def both_passes():
+    sizes = (32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (10, 64)
+    shapes = [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
+    x = jax.ShapeDtypeStruct((64, 1, 28, 28), jnp.float32)
+    by_input = jax.vmap(jax.jacrev(network, 1), (None, 0))
+    lowered = jax.jit(by_input).lower(shapes, x)
+    start = time.process_time()
+    lowered.compile()
+    return time.process_time() - start
 ONE, MANY = 1, 9
 found, first = {}, 8
 for name, of in KINDS.items():
@@ -45,6 +61,7 @@ for name, of in KINDS.items():
     many = seconds(of, MANY, first + 2)
     found[name] = (many - one) / (MANY - ONE)
     first += 16
+found["d, both passes"] = both_passes()
 print(json.dumps({"jax": jax.__version__, "seconds": found}))
 """
 
