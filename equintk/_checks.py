@@ -124,16 +124,17 @@ def precision(value: Any) -> Any:
     """The value itself.
 
     Raises:
-        ValueError: for a string that `jax.lax.Precision` does not know.
+        ValueError: for a string that is neither a `jax.lax.Precision` nor the name of
+            a `jax.lax.DotAlgorithmPreset`.
     """
+    if not isinstance(value, str) or value in jax.lax.DotAlgorithmPreset.__members__:
+        return value
     try:
         jax.lax.Precision(value)
     except ValueError:
-        if isinstance(value, str):
-            raise ValueError(
-                '`precision` must be "highest", "high" or "default", but it is '
-                f"{value!r}."
-            ) from None
+        raise ValueError(
+            f'`precision` must be "highest", "high" or "default", but it is {value!r}.'
+        ) from None
     return value
 
 

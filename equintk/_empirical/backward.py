@@ -40,7 +40,7 @@ class AtSites(NamedTuple):
 
 
 class OneOutput(NamedTuple):
-    """The backward pass of one example, traced once for all kernels of a model.
+    """The backward pass of one example, traced once for all ways to a kernel.
 
     Attributes:
         structure: of the model's jaxpr.
@@ -107,7 +107,7 @@ def backward(
     by_output, once = [*rows, *starts], [*seen, *others]
     program = _with_results(flat.jaxpr, [*by_output, *once])
     arrays = jax.vmap(
-        lambda *one: eval_jaxpr(program, flat.consts, *one, *leaves, *constants, *xs),
+        lambda *cs: eval_jaxpr(program, flat.consts, *cs, *leaves, *constants, *xs),
         out_axes=[0] * len(by_output) + [None] * len(once),
     )(*cotangents)
     values = iter(arrays)

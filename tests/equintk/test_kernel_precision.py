@@ -7,7 +7,7 @@ import jax.random as jr
 import pytest
 
 import equintk as nt
-from tests.helpers import average_of, brute_force_full, relative_error
+from tests.helpers import assert_close, average_of, brute_force_full, relative_error
 from tests.zoo import MODELS
 
 pytestmark = pytest.mark.conformance
@@ -110,3 +110,12 @@ def test_an_unknown_precision_is_answered_with_those_that_there_are(compute, get
     model, x = eqx.nn.Linear(3, 2, key=getkey()), jr.normal(getkey(), (4, 3))
     with pytest.raises(ValueError, match='`precision` must be "highest", "high" or'):
         compute(model, x, precision="hihgest")
+
+
+def test_projections_refuse_an_unknown_precision_and_algorithms_are_known(getkey):
+    model, x = eqx.nn.Linear(3, 2, key=getkey()), jr.normal(getkey(), (4, 3))
+    with pytest.raises(ValueError, match="`precision` must be"):
+        nt.mc_ntk(model, getkey(), x, precision="hihgest")
+    single = eqx.nn.Linear(3, 2, dtype=jnp.float32, key=getkey())
+    x = x.astype(jnp.float32)
+    assert_close(nt.ntk(single, x, precision="F32_F32_F32"), nt.ntk(single, x))
