@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax import lax
 from jax.core import eval_jaxpr
 from jax.extend.core import DebugInfo, Jaxpr
 from jaxtyping import Array
@@ -245,13 +246,59 @@ def split(rows: Array, modes: Sequence[Mode]) -> list[Array]:
     return parts
 
 
-def cotangents_of(results: Sequence[Any], modes: Sequence[Mode]) -> list[np.ndarray]:
-    """For each entry of each output, in the order of its mode, a one among zeros."""
+class Cotangents(NamedTuple):
+    """One output at a time: of all output arrays, raveled, a one among zeros.
+
+    Attributes:
+        numbers: for each array, of each output the entry of it that it is, in the order
+            of the array's mode; -1 for those of other arrays.
+        results: shapes and dtypes of the arrays.
+    """
+
+    numbers: tuple[np.ndarray, ...]
+    results: tuple[Any, ...]
+
+    @property
+    def structs(self) -> list[jax.ShapeDtypeStruct]:
+        """The shapes `(outputs, size)` and dtypes of the rows for each array."""
+        return [
+            jax.ShapeDtypeStruct((len(numbers), result.size), result.dtype)
+            for numbers, result in zip(self.numbers, self.results, strict=True)
+        ]
+
+    def __call__(self) -> list[Any]:
+        """These rows, known to a compiler where they are few."""
+        return [
+            one_hot(
+                numbers if len(numbers) * result.size <= _KNOWN
+                # XLA would write the zeros down, and multiply them one by one.
+                else lax.optimization_barrier(jnp.asarray(numbers)),
+                result.size,
+                result.dtype,
+            )
+            for numbers, result in zip(self.numbers, self.results, strict=True)
+        ]  # fmt: skip
+
+
+def cotangents_of(results: Sequence[Any], modes: Sequence[Mode]) -> Cotangents:
+    """Those of each entry of each output array, in the order of its mode."""
     total = sum(result.size for result in results)
-    cotangents, start = [], 0
+    found, start = [], 0
     for result, mode in zip(results, modes, strict=True):
-        rows = np.zeros((total, result.size), result.dtype)
-        rows[start + np.arange(result.size), mode.order] = 1
-        cotangents.append(rows)
+        numbers = np.full(total, -1)
+        numbers[start + np.arange(result.size)] = mode.order
+        found.append(numbers)
         start += result.size
-    return cotangents
+    return Cotangents(tuple(found), tuple(results))
+
+
+def one_hot(numbers: Any, size: int, dtype: Any) -> Any:
+    """For each number a row with a one in its place; zeros for -1.
+
+    Of NumPy's numbers an array of NumPy.
+    """
+    return (numbers[:, None] == np.arange(size)[None]).astype(dtype)
+
+
+# Entries of rows that are written into a program.
+_KNOWN = 2**14

@@ -1,5 +1,6 @@
 """The kernel of two blocks of examples, from their features."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,10 @@ from .features import Dense, Factored, Features, Gram
 # Columns of two tiles' rows at a time: on CPU a product with a long inner axis is up to
 # twice as fast in such pieces.
 _PIECE = 1024
-# Below this length the product is made at once.
+# Below this length, or of so few rows, the product is made at once: with these a loop
+# over pieces spares nothing, and takes a tenth of a second to compile.
 _LONG = 2**14
+_FEW_ROWS = 32
 
 # Gradients that are made to be multiplied at once, in bytes.
 _PIECE_BYTES = 2**22
@@ -86,6 +89,27 @@ def completed(
                 total = _of_gradients(f1, f2, weighted, precision)
             parts.append(total)
     return parts
+
+
+def multiplied(shared: Features, precision: str) -> Features:
+    """The same with products of derivatives that are alike for all examples, made once.
+
+    With the features, and not with each tile: there XLA knows many of them when it
+    compiles, and leaves their sums of squares out of the program.
+    """
+
+    def of_one(feature: Any) -> Any:
+        if not isinstance(feature, Gram) or feature.weights is not None:
+            return feature
+        return dataclasses.replace(
+            feature,
+            derivatives=[
+                None if d is None else _of_rows(feature, d, d, rows, 1, 1, precision)
+                for d, rows in zip(feature.derivatives, feature.rows, strict=True)
+            ],
+        )
+
+    return [of_one(feature) for feature in shared]
 
 
 def pair_bytes(features: Features) -> int:
@@ -162,14 +186,24 @@ def _of_derivatives(
     one: Gram, two: Any, derivatives: Sequence[Array], precision: str
 ) -> list[Array]:
     """`(b, e, n, f, s, m, f, t)`; `n = m = 1` where they are alike for all examples."""
-    (n, m), (b, s) = (f.activations.shape[0] for f in (one, two)), one.positions
+    n, m = (f.activations.shape[0] for f in (one, two))
     products = []
-    for d1, d2, (e, f) in zip(derivatives, two.derivatives, one.rows, strict=True):
+    for d1, d2, rows in zip(derivatives, two.derivatives, one.rows, strict=True):
+        if d1.ndim > 2:  # `multiplied` already
+            products.append(d1)
+            continue
         k1, k2 = (1, 1) if d1.ndim == 1 else (n, m)
-        rows1, rows2 = (d.reshape(k, b * e, f * s, -1) for d, k in ((d1, k1), (d2, k2)))
-        product = _products(rows1, rows2, precision)
-        products.append(product.reshape(b, e, k1, f, s, k2, f, two.positions[1]))
+        products.append(_of_rows(one, d1, d2, rows, k1, k2, precision))
     return products
+
+
+def _of_rows(
+    feature: Gram, d1: Array, d2: Array, rows: Any, n: int, m: int, precision: str
+) -> Array:
+    """Products of the derivatives of one output array, as `_of_derivatives` says."""
+    (b, s), (e, f) = feature.positions, rows
+    rows1, rows2 = (d.reshape(k, b * e, f * s, -1) for d, k in ((d1, n), (d2, m)))
+    return _products(rows1, rows2, precision).reshape(b, e, n, f, s, m, f, s)
 
 
 def _weighted(one: Gram, weights: Sequence[Array]) -> list[Array]:
@@ -296,9 +330,10 @@ def _matrix_product(one: Array, two: Array, precision: str) -> Array:
             preferred_element_type=wide_dtype([one, two]),
         )  # fmt: skip
 
-    if one.shape[1] < _LONG or jax.default_backend() != "cpu":
+    size, n_rows = one.shape[1], max(len(one), len(two))
+    is_short = size < _LONG or n_rows <= _FEW_ROWS
+    if is_short or jax.default_backend() != "cpu":
         return product(one, two)
-    size = one.shape[1]
     # Without a rest where one can: it would be more loops that have to be compiled.
     piece = next((k for k in range(_PIECE, 2 * _PIECE) if size % k == 0), _PIECE)
     rest = size % piece

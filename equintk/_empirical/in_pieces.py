@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array
 
-from .backward import OneOutput
+from .backward import Cotangents, OneOutput
 from .contraction import array_bytes, contracted
 from .features import Dense, Factored, FeatureProgram, read_features
 from .in_turns import convolves, leaves_cache
@@ -18,7 +18,7 @@ class Pieces(NamedTuple):
     """Features that leave gradients as their factors, and how to multiply them."""
 
     program: FeatureProgram
-    cotangents: Sequence[Any]
+    cotangents: Cotangents
 
     def contracted(
         self,
@@ -28,10 +28,10 @@ class Pieces(NamedTuple):
         precision: str,
     ) -> list[list[Array]]:
         """As of `in_turns.Turns`."""
-        one = eqx.combine(*self.program(arrays, self.cotangents, x1))
+        one = eqx.combine(*self.program(arrays, self.cotangents(), x1))
         two = one
         if x2 is not None:
-            two = eqx.combine(*self.program(arrays, self.cotangents, x2))
+            two = eqx.combine(*self.program(arrays, self.cotangents(), x2))
         return contracted(one, two, precision)
 
 
@@ -42,7 +42,7 @@ def pieces_of(
     n_pairs: int,
     by_leaf: bool,
     program: FeatureProgram,
-    cotangents: Sequence[Any],
+    cotangents: Cotangents,
 ) -> Callable[[int, int], Pieces | None]:
     """For the numbers of examples on both sides, how gradients are made in pieces.
 
@@ -57,7 +57,7 @@ def pieces_of(
         if e * f > 1 or convolves(flat, flat.jaxpr.invars):
             return None
         in_factors = read_features(
-            one_output, n_fixed, modes, n_pairs, by_leaf, cotangents, True
+            one_output, n_fixed, modes, n_pairs, by_leaf, cotangents.structs, True
         )
         _, found = in_factors.of_one()
         has_pieces = any(isinstance(feature, Factored) for feature in found)

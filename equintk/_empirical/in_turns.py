@@ -21,13 +21,17 @@ from jax.extend.core import DebugInfo, Jaxpr, Var
 from jaxtyping import Array
 
 from .._trace.flatten import Flat, aval, depending
-from .backward import OneOutput
+from .backward import OneOutput, one_hot
 from .contraction import array_bytes, completed, summands, summands_bytes
 from .features import Dense, FeatureProgram, Features, Gram, read_features
 from .modes import Mode
 
 # Features of all outputs, in bytes, up to which they stay in a cache anyway.
 _CACHED = 2**24
+
+# The same up to which a loop over outputs spares less in several calls than it costs to
+# compile: a tenth of a second, for a tenth of each call.
+_FEW = 2**25
 
 # The same of the outputs of one turn; of one output at least.
 _ONE_TURN = 2**21
@@ -115,8 +119,7 @@ class Turns(NamedTuple):
         before: Sequence[Array],
     ) -> Features:
         jaxpr, consts = self.after
-        # For no output a row of zeros.
-        cotangents = jax.nn.one_hot(numbers, self.size, dtype=self.dtype)
+        cotangents = one_hot(numbers, self.size, self.dtype)
         found = jax.vmap(
             lambda xs, kept: eval_jaxpr(jaxpr, consts, *arrays, cotangents, *xs, *kept),
             in_axes=(0, [0 if varies else None for varies in self.varies]),
@@ -136,7 +139,8 @@ def turns_of(
     """For the numbers of examples on both sides, how outputs take turns.
 
     `None` where features of all outputs at once are better: where they stay in a cache,
-    where there are convolutions in the backward pass, which are several times slower in
+    or are so few that a loop would have to be compiled for little, where there are
+    convolutions in the backward pass, which are several times slower in
     XLA's loops, and where most features are gradients, which are written faster for
     many outputs at once.
 
@@ -174,7 +178,9 @@ def turns_of(
 
     def turns(n1: int, n2: int) -> Turns | None:
         n = max(n1, n2)
-        if not leaves_cache(n, modes, example_bytes) or goes_back():
+        if n * example_bytes <= _FEW or not leaves_cache(n, modes, example_bytes):
+            return None
+        if goes_back():
             return None
         n_averaged = modes[0].sizes[2]
         together = max(1, _ONE_TURN * n_averaged // (n * example_bytes))

@@ -27,8 +27,8 @@ _MADE = 6.0
 # Examples on a side of a tile, for each of which a gradient is read once.
 _TILE = 128
 
-# A Gram product may hold this many numbers per pair of examples; above, the smallest
-# tile of a kernel would not fit a processor's memory.
+# A Gram product may hold this many numbers per pair of examples, or twice the kernel's
+# own; above, the smallest tile of a kernel would not fit a processor's memory.
 _LARGEST_PER_PAIR = 2**16
 
 
@@ -61,7 +61,7 @@ def is_gram(
     dense_pair = 2 * products * b * i * o + reads
     dense_example = gradient * (2 * s + _TRIP)
 
-    if held > _LARGEST_PER_PAIR:
+    if held > max(_LARGEST_PER_PAIR, 2 * kept):
         return gradient > 1024 * held
     return gram_example + n_pairs * gram_pair <= dense_example + n_pairs * dense_pair
 

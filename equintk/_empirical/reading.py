@@ -32,7 +32,7 @@ from .._programs import Programs, Whole
 from .._trace.flatten import Flat, aval, flatten
 from .._types import Axes, Examples, Model, Text, Trainable
 from .backward import cotangents_of, one_output
-from .contraction import array_bytes, contracted, n_parts, pair_bytes
+from .contraction import array_bytes, contracted, multiplied, n_parts, pair_bytes
 from .features import Features, features_of_outputs, read_features
 from .in_pieces import Pieces, pieces_of
 from .in_turns import Turns, turns_of
@@ -201,8 +201,12 @@ def _read(
         cotangents = cotangents_of(results, modes)
         structure = structure_of(flat, len(params), fuse=not member.by_leaf)
         how_read = (one_output(structure), len(order), modes, n_pairs, member.by_leaf)
-        program = read_features(*how_read, cotangents)
-        features = lambda arrays, x: program(arrays, cotangents, jtu.tree_leaves(x))
+        program = read_features(*how_read, cotangents.structs)
+
+        def features(arrays: PyTree, x: Examples) -> tuple[Features, Features]:
+            shared, each = program(arrays, cotangents(), jtu.tree_leaves(x))
+            return multiplied(shared, str(precision)), each
+
         shared, each = program.of_one()
         consts = program.flat.consts
         turns = turns_of(*how_read, program)

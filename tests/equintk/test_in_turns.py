@@ -43,6 +43,7 @@ def outputs_of_two_axes(x, u, v):
 @pytest.fixture(autouse=True)
 def any_kernel_is_large_enough(monkeypatch):
     monkeypatch.setattr(in_turns, "_CACHED", 0)
+    monkeypatch.setattr(in_turns, "_FEW", 0)
     monkeypatch.setattr(in_turns, "summands_bytes", lambda features: 0)
     monkeypatch.setattr(in_turns, "_written", lambda features: (0, 1))
 

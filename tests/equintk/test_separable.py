@@ -103,7 +103,7 @@ def _n_separable(model, x):
     found = []
 
     def trace(leaves, x):
-        at_sites, _ = backward(one, leaves, [], [x], modes, cotangents)
+        at_sites, _ = backward(one, leaves, [], [x], modes, cotangents())
         found.extend(site.weights is not None for site in at_sites)
 
     jax.eval_shape(trace, leaves, x)
