@@ -1,9 +1,10 @@
 """Where the tiles of a kernel go: the host's memory, an accelerator, a traced array.
 
-What NumPy does need not be compiled, which takes longer than most kernels do. Tiles may
+And how blocks of features come together. What NumPy does need not be compiled, which takes longer than most kernels do. Tiles may
 overlap their neighbours at the end; the one written last is kept.
 """
 
+import functools
 import math
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._checks import is_traced
+from ._compiled import jit
 from ._programs import Programs
 from ._schedule import Side
 
@@ -147,6 +149,32 @@ def on_device(kernel: PyTree, like: PyTree) -> PyTree:
         return jax.device_put(a, like.sharding if like.committed else None)
 
     return jtu.tree_map(put, kernel, like)
+
+
+def joined(each: list[PyTree], block: int, size: int) -> PyTree:
+    """The first `size` examples of several blocks of `block`.
+
+    Of all but the last block, all examples are among them.
+    """
+    if is_traced(each) or jax.default_backend() != "cpu":
+        return _concatenated(each, block, size)
+
+    def together(*parts: Any) -> np.ndarray:
+        arrays = [np.asarray(part) for part in parts]
+        rows = size * (len(arrays[0]) // block)
+        arrays[-1] = arrays[-1][: rows - sum(map(len, arrays[:-1]))]
+        whole = _aligned((rows, *arrays[0].shape[1:]), arrays[0].dtype)
+        return np.concatenate(arrays, out=whole)
+
+    return on_device(jtu.tree_map(together, *each), each[0])
+
+
+@functools.partial(jit, static_argnums=(1, 2))
+def _concatenated(each: list[PyTree], block: int, size: int) -> PyTree:
+    def together(*parts: Array) -> Array:
+        return jnp.concatenate(parts)[: size * (parts[0].shape[0] // block)]
+
+    return jtu.tree_map(together, *each)
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

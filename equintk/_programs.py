@@ -3,13 +3,11 @@
 As few and as small as can be: to compile one takes longer than most kernels do.
 """
 
-import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
@@ -105,16 +103,6 @@ class Programs:
             flipped = self.flip(tile)
             kernel = jtu.tree_map(lambda k, a: _updated(k, a, j, i), kernel, flipped)
         return kernel
-
-
-@functools.partial(jit, static_argnums=(1, 2))
-def joined(each: list[PyTree], block: int, size: int) -> PyTree:
-    """The first `size` examples of several blocks of `block`."""
-
-    def together(*parts: Array) -> Array:
-        return jnp.concatenate(parts)[: size * (parts[0].shape[0] // block)]
-
-    return jtu.tree_map(together, *each)
 
 
 def _updated(kernel: Array, part: Array, i: Any, j: Any) -> Array:

@@ -67,8 +67,8 @@ def side(
 ) -> Side:
     """Tiles of several blocks: many pairs in one call, yet few below the diagonal.
 
-    In a small kernel each block is a tile: to join them would be one more program, and
-    to compile it would take longer than to call the kernel oftener.
+    In a small kernel each block is a tile: some are cut in blocks for the tiles that
+    need not be computed, and elsewhere to join them would be one more program.
 
     Args:
         n: the number of examples.

@@ -28,7 +28,7 @@ from jax.extend.core import Var
 from jaxtyping import Array
 
 from .._parameters import common_dtype, wide_dtype
-from .._trace.flatten import Flat, aval, depending, flatten, struct_of
+from .._trace.flatten import Flat, aval, depending, flatten, most_bytes, struct_of
 from .backward import AtSites, OneOutput, backward, split, with_offsets
 from .modes import Mode
 from .plan import in_pieces, is_gram
@@ -182,9 +182,18 @@ class FeatureProgram(NamedTuple):
         return eqx.partition(self.kind.unflatten(structs), self._is_alike)
 
     @property
+    def held_bytes(self) -> int:
+        """Of all that is held at once of one example while its features are made."""
+        return most_bytes(self.flat, self.flat.jaxpr.invars[self._n_given :])
+
+    @property
     def leaves(self) -> list[tuple[int, ...]]:
         """The numbers of the parameters of each of its features."""
         return [feature.leaves for feature in self._is_alike]
+
+    @property
+    def _n_given(self) -> int:
+        return self.n_fixed + self.n_outputs
 
     @property
     def _is_alike(self) -> Any:

@@ -23,10 +23,11 @@ from .._types import (
 )
 from .reading import Member, Reading, read
 
-# Features of one call on a processor. Larger ones make its buffers so large that the
-# system's allocator gives their memory back after each call, and the next has it zeroed
-# page by page, which takes longer than to fill it.
+# Features of one call on a processor, and all that it holds to make them. Larger ones
+# make its buffers so large that the system's allocator gives their memory back after
+# each call, and the next has it zeroed page by page, which takes longer than to fill it.
 _BLOCK_BYTES = 24 * 2**20
+_MAKING_BYTES = 2**25
 
 
 class Settings(NamedTuple):
@@ -63,7 +64,8 @@ def kernel(
     block = min(batch_size, max(n1, n2))
     in_tiles = settings.mesh is not None or settings.checkpoint is not None
     if in_tiles or not _is_one_program(reading, block, n1, n2):
-        block = _block(reading, block, n1 if x2 is None else 0)
+        is_traced = _checks.is_traced(arrays, x1, x2)
+        block = _block(reading, block, n1 if x2 is None else 0, is_traced)
     parts = pairwise(
         reading.programs, arrays, x1, x2, block,
         reporter(settings.progress, member.name),
@@ -84,7 +86,8 @@ def kernel_of_each(
     reading, arrays = read(
         member, model, x, settings.trainable, settings.precision, 1.0
     )
-    blocks = Blocks(x, batch_size)
+    is_traced = _checks.is_traced(arrays, x)
+    blocks = Blocks(x, _block(reading, batch_size, 0, is_traced))
     report = reporter(settings.progress, member.name)
     parts = []
     for i in range(len(blocks)):
@@ -128,17 +131,21 @@ def _is_one_program(reading: Reading, batch_size: int, n1: int, n2: int) -> bool
     return is_one and reading.programs.without_features(n1, n2) is not None
 
 
-def _block(reading: Reading, batch_size: int, n_same: int) -> int:
+def _block(reading: Reading, batch_size: int, n_same: int, is_traced: bool) -> int:
     """Examples per call of the features.
 
     Args:
         reading: of the model.
         batch_size: the most.
         n_same: of how many examples the upper triangle is computed; 0 for all pairs.
+        is_traced: whether all calls are part of one program of the caller's.
     """
     if jax.default_backend() != "cpu":
         return batch_size
-    most = max(1, _BLOCK_BYTES // max(reading.example_bytes, 1))
+    most = _BLOCK_BYTES // max(reading.example_bytes, 1)
+    if not is_traced:
+        most = min(most, _MAKING_BYTES // max(reading.making_bytes, 1))
+    most = max(1, most)
     # A power of two: tiles are made of whole blocks.
     block = batch_size if batch_size <= most else 2 ** int(math.log2(most))
     if 0 < n_same <= batch_size:

@@ -29,7 +29,7 @@ from .._parameters import (
     wide_dtype,
 )
 from .._programs import Programs, Whole
-from .._trace.flatten import Flat, aval, flatten
+from .._trace.flatten import Flat, aval, flatten, most_bytes
 from .._types import Axes, Examples, Model, Text, Trainable
 from .backward import cotangents_of, one_output
 from .contraction import array_bytes, contracted, multiplied, n_parts, pair_bytes
@@ -71,6 +71,7 @@ class Reading(NamedTuple):
             parameter or for all together, a list of one array for each of the output's.
         of_each: the kernel of each example of a block with itself, of the same.
         example_bytes: of the features of one example.
+        making_bytes: of all that is held at once to make them.
         pair_bytes: of the temporaries and the result for one pair of examples.
         n_parts: of `n` examples with themselves, into how many tiles a side to cut.
         held_bytes: of the arrays that the model's functions close over; `None` if some
@@ -84,6 +85,7 @@ class Reading(NamedTuple):
     programs: Programs
     of_each: Any
     example_bytes: int
+    making_bytes: int
     pair_bytes: int
     n_parts: Callable[[int], int]
     held_bytes: int | None
@@ -197,6 +199,7 @@ def _read(
         one = [_one_of(s) for s in examples]
         shared, each = jax.eval_shape(features, arrays, one)
         consts, way = flat.consts, lambda n1, n2: None
+        making_bytes = most_bytes(flat, flat.jaxpr.invars[len(order) :])
     else:
         cotangents = cotangents_of(results, modes)
         structure = structure_of(flat, len(params), fuse=not member.by_leaf)
@@ -208,7 +211,7 @@ def _read(
             return multiplied(shared, str(precision)), each
 
         shared, each = program.of_one()
-        consts = program.flat.consts
+        consts, making_bytes = program.flat.consts, program.held_bytes
         turns = turns_of(*how_read, program)
         pieces = pieces_of(*how_read, program, cotangents)
         way = lambda n1, n2: turns(n1, n2) or pieces(n1, n2)
@@ -227,6 +230,7 @@ def _read(
         ),
         jit(lambda arrays, x: how.of_each(*features(arrays, x), _inputs.count(x))),
         array_bytes(each),
+        making_bytes,
         pair_bytes(eqx.combine(each, shared)),
         functools.partial(n_parts, eqx.combine(each, shared)),
         None if is_traced(consts) else sum(np.asarray(c).nbytes for c in consts),

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._trace.flatten import Environment, Flat, aval, evaluate, scan_parts
 from .._trace.uses import FACTORS, Path, View
+from .pooling import pooled
 from .structure import Structure, scan_lengths
 
 Taps = dict[Path, Array]
@@ -76,7 +77,7 @@ class _Runner:
                 results, inside = self._scan(eqn, here, values, taps)
                 seen |= inside
             else:
-                results = evaluate(eqn, values)
+                results = pooled(eqn, values) or evaluate(eqn, values)
             environment.write(eqn.outvars, results)
         for there, found in seen.items():
             # Only now: a bias may be scaled after the site whose result it is added to.

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import equintk as nt
+from equintk import _assembly
+from equintk._empirical import kernel as kernel_module
 from tests.helpers import average_of, brute_force_full, relative_error
 from tests.zoo import MODELS
 
@@ -43,6 +45,27 @@ def test_the_same_example_several_times_gives_equal_rows(name):
     kernel = np.asarray(nt.ntk(model, twice, batch_size=4))
     assert relative_error(kernel[3:], kernel[[0, 1, 0]]) < 1e-14
     _agrees(model, twice, batch_size=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_features_take_much_to_make_small_blocks_of_them_are_joined(
+    name, monkeypatch
+):
+    # Thirteen blocks of one, in tiles of three.
+    model, x = _setting(name, 13)
+    monkeypatch.setattr(kernel_module, "_MAKING_BYTES", 1)
+    joined, sizes = _assembly.joined, []
+
+    def counted(each, block, size):
+        sizes.append((len(each), block, size))
+        return joined(each, block, size)
+
+    monkeypatch.setattr("equintk._batch.joined", counted)
+    _agrees(model, x)
+    assert sizes and all(block == 1 and size > 1 for _, block, size in sizes)
+    _agrees(model, x, x[:5])
+    diagonal = nt.ntk_diag(model, x)
+    assert relative_error(diagonal, np.diagonal(nt.ntk(model, x))) < 1e-12
 
 
 WINDOWS = [

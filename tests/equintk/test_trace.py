@@ -7,7 +7,7 @@ import jax.random as jr
 import pytest
 from jax.core import eval_jaxpr
 
-from equintk._trace.flatten import flatten, scan_parts
+from equintk._trace.flatten import flatten, most_bytes, scan_parts
 from equintk._trace.uses import uses
 from tests.helpers import assert_close
 
@@ -123,3 +123,17 @@ def test_a_layer_of_equinox_uses_its_weight_and_bias_once(getkey):
     )  # fmt: skip
     assert [u.name for u in weight] == ["dot_general"]
     assert [u.name for u in bias] == ["add"]
+
+
+def test_what_is_held_at_once_is_what_is_still_read():
+    def function(w, x):
+        wide = jnp.sin(x)[:, None] * w  # 8 * 80, beside x's sine of 8 * 10
+        short = jnp.sum(wide, axis=1)  # 8 * 10, beside 8 * 80
+        return short, jnp.concatenate([short, short])  # 8 * 30
+
+    flat = flat_of(function, jnp.ones((10, 8)), jnp.ones(10))
+    w, x = flat.jaxpr.invars
+    assert most_bytes(flat, [x]) == 8 * 90
+    unread = flat_of(lambda x: (jnp.sin(x) + 1)[:2], jnp.ones(10))
+    assert most_bytes(unread, unread.jaxpr.invars) == 8 * 20
+    assert most_bytes(unread, []) == 0
