@@ -1,7 +1,8 @@
 """Where the tiles of a kernel go: the host's memory, an accelerator, a traced array.
 
-And how blocks of features come together. What NumPy does need not be compiled, which takes longer than most kernels do. Tiles may
-overlap their neighbours at the end; the one written last is kept.
+And how blocks of features come together. What NumPy does need not be compiled, which
+takes longer than most kernels do. Tiles may overlap their neighbours at the end; the
+one written last is kept.
 """
 
 import functools

@@ -25,7 +25,8 @@ from .reading import Member, Reading, read
 
 # Features of one call on a processor, and all that it holds to make them. Larger ones
 # make its buffers so large that the system's allocator gives their memory back after
-# each call, and the next has it zeroed page by page, which takes longer than to fill it.
+# each call, and the next has it zeroed page by page, which takes longer than to fill
+# it.
 _BLOCK_BYTES = 24 * 2**20
 _MAKING_BYTES = 2**25
 
