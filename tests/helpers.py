@@ -12,7 +12,21 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
+import pytest
 from jax.flatten_util import ravel_pytree
+
+
+def one_in(every, values):
+    """Parameters of a test, of which but one in so many are slow.
+
+    Tuples are the values of several arguments.
+    """
+
+    def parameter(i, value):
+        values = value if isinstance(value, tuple) else (value,)
+        return pytest.param(*values, marks=pytest.mark.slow if i % every else ())
+
+    return [parameter(i, value) for i, value in enumerate(values)]
 
 
 def tolerance(dtype, factor=1e4):

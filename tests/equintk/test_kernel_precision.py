@@ -1,5 +1,7 @@
 """Kernels in float32 and in half precision against float64 Jacobians."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,13 @@ import jax.random as jr
 import pytest
 
 import equintk as nt
-from tests.helpers import assert_close, average_of, brute_force_full, relative_error
+from tests.helpers import (
+    assert_close,
+    average_of,
+    brute_force_full,
+    one_in,
+    relative_error,
+)
 from tests.zoo import MODELS
 
 pytestmark = pytest.mark.conformance
@@ -30,8 +38,10 @@ NAMES = [
 # The forward and backward pass round a few times for each layer, and the sums over
 # parameters run in float32 at least. Sixteen times eps holds with a factor of two to
 # spare in every one of these models.
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    one_in(4, itertools.product(NAMES, [jnp.float32, jnp.bfloat16, jnp.float16])),
+)
 def test_low_precision_costs_a_few_roundings_and_the_dtype_stays(name, dtype):
     case = MODELS[name]
     model = case.model(jr.key(1), dtype)

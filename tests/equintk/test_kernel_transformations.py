@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 import equintk as nt
-from tests.helpers import assert_close, numpy_rng, plain_kernel, relative_error
+from tests.helpers import (
+    assert_close,
+    numpy_rng,
+    one_in,
+    plain_kernel,
+    relative_error,
+)
 from tests.zoo import MODELS
 
 # Each reaches another way of computing: products, convolutions, rows, scans, the rest.
@@ -57,7 +63,7 @@ def test_derivatives_by_the_inputs_are_those_of_the_plain_kernel(name):
         assert relative_error(got, expected) < 1e-11
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_in(2, NAMES))
 def test_an_ensemble_under_vmap_has_the_kernels_of_its_members(name):
     case = MODELS[name]
     models = [case.model(jr.key(seed)) for seed in range(3)]

@@ -17,6 +17,7 @@ from tests.helpers import (
     assert_close,
     average_of,
     brute_force_full,
+    one_in,
     reference,
     relative_error,
 )
@@ -43,7 +44,8 @@ def member(request):
     return request.param
 
 
-@pytest.mark.parametrize("name", ZOO)
+# `test_zoo.py` has two hundred more.
+@pytest.mark.parametrize("name", one_in(3, ZOO))
 def test_kernels_equal_a_float64_jacobian_contraction_to_1e12(name):
     model, mask, x1, x2, k11, k12 = reference(name)
     for kernel, part in FAMILY.values():
@@ -52,7 +54,7 @@ def test_kernels_equal_a_float64_jacobian_contraction_to_1e12(name):
             assert relative_error(got, part(expected)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", one_in(3, ZOO))
 def test_float32_kernels_are_right_to_1e5_and_stay_float32(name, getkey):
     case = ZOO[name]
     model = case.model(getkey(), jnp.float32)
@@ -166,7 +168,7 @@ def test_progress_writes_plain_lines_on_stderr(getkey, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["ntk", pytest.param("ntk_full", marks=pytest.mark.slow), "ntk_per_output"],
+    one_in(3, ["ntk_per_output", "ntk", "ntk_full"]),
 )
 def test_kernels_work_under_jit_vmap_and_grad(name, getkey):
     kernel = getattr(nt, name)

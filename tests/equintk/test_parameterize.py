@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import equintk as nt
-from tests.helpers import ZOO, assert_close
+from tests.helpers import ZOO, assert_close, one_in
 
 LAYERS = {
     "Linear": (eqx.nn.Linear(400, 300, key=jr.key(0)), (400,), 400),
@@ -88,12 +88,9 @@ def test_both_schemes_draw_the_same_function(getkey):
     assert_close(one(x), two(x))
 
 
-@pytest.mark.parametrize(
-    "case",
-    ZOO.values(),
-    ids=ZOO,
-)
-def test_the_result_is_a_module_of_the_same_signature(case, getkey):
+@pytest.mark.parametrize("name", one_in(2, ZOO))
+def test_the_result_is_a_module_of_the_same_signature(name, getkey):
+    case = ZOO[name]
     model = case.model(getkey(), jnp.float32)
     x = case.inputs(getkey(), 2, jnp.float32)
     scaled = nt.parameterize(model, x[0], getkey(), W_std=1.2, b_std=0.1)

@@ -1,5 +1,7 @@
 """Random projections: unbiased, of the stated error, one draw for all blocks."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from tests.helpers import (
     assert_close,
     average_of,
     brute_force_full,
+    one_in,
     reference,
     relative_error,
 )
@@ -29,7 +32,7 @@ def method(request):
     return request.param
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=one_in(2, CASES))
 def case(request):
     """Model, mask, 5 inputs, 3 inputs, and the exact kernels of both pairs."""
     return reference(request.param)
@@ -91,8 +94,8 @@ def of_many_keys(function, key, n_keys):
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [(name, "sketch") for name in ZOO]
-    + [(name, method) for name in CASES for method in METHODS[:2]],
+    one_in(2, itertools.product(ZOO, ["sketch"]))
+    + one_in(3, itertools.product(CASES, METHODS[:2])),
 )
 def test_the_estimate_is_unbiased(name, method, getkey):
     # The worst of 15 entries stays below 5 but once in a hundred thousand.
@@ -114,7 +117,8 @@ def test_sketched_features_are_unbiased_for_coupled_outputs(getkey):
 
 @pytest.mark.parametrize("folds", [True, False], ids=["folded", "Khatri-Rao"])
 @pytest.mark.parametrize(
-    "name", ["mlp", "cnn with pooling", "attention over tokens", "gru in a scan"]
+    "name",
+    one_in(2, ["mlp", "cnn with pooling", "gru in a scan", "attention over tokens"]),
 )
 def test_both_ways_of_sketching_a_weight_are_unbiased(folds, name, getkey, monkeypatch):
     monkeypatch.setattr(tap_sketch, "_is_folded", lambda *_: folds)
@@ -124,7 +128,7 @@ def test_both_ways_of_sketching_a_weight_are_unbiased(folds, name, getkey, monke
     assert worst_z(of_many_keys(kernel, getkey(), 600), average_of(exact)) < 5
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", one_in(2, ZOO))
 def test_a_sketch_with_room_for_all_parameters_is_exact(name, getkey):
     model, mask, x1, x2, _, exact = reference(name)
     n_params = sum(
@@ -281,8 +285,16 @@ def test_raw_and_typed_keys_give_the_same_draw(method, getkey):
     )
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn with pooling", "gru in a scan"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    one_in(
+        2,
+        itertools.product(
+            ["mlp", "cnn with pooling", "gru in a scan"],
+            [jnp.bfloat16, jnp.float16, jnp.float32],
+        ),
+    ),
+)
 def test_a_sketch_in_lower_precision_is_the_same_but_for_rounding(dtype, name, getkey):
     # Both halves run the same signs, so only rounding tells them apart.
     case = ZOO[name]

@@ -17,7 +17,13 @@ import numpy as np
 import pytest
 
 import equintk as nt
-from tests.helpers import average_of, diagonal_of, reference_of, relative_error
+from tests.helpers import (
+    average_of,
+    diagonal_of,
+    one_in,
+    reference_of,
+    relative_error,
+)
 from tests.zoo import MODELS
 from tests.zoo.member import Function, numpy_rng
 
@@ -211,12 +217,12 @@ def a_real_and_a_complex_output(x, w, v):
     return v @ x, w @ jnp.tanh(x).astype(w.dtype)
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", one_in(2, SEVERAL))
 def test_there_is_a_kernel_for_each_output_of_a_pytree(name):
     _check(name)
 
 
-@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize("name", one_in(2, COMPLEX))
 def test_complex_numbers_count_as_pairs_of_real_ones(name):
     _check(name)
 
@@ -267,7 +273,7 @@ def test_axes_of_a_symmetric_kernel_and_of_each_output_with_itself():
     assert relative_error(got, _with_axes(k11, (0, 2), (1,))) < 1e-12
 
 
-@pytest.mark.parametrize("name", list(MODELS)[::9])
+@pytest.mark.parametrize("name", one_in(2, list(MODELS)[::9]))
 def test_diagonals_and_parts_belong_to_the_kernel(name):
     model, mask, x1, x2, k11, k12 = _zoo_reference(name)
     arguments = {"batch_size": 2, "trainable": mask}
