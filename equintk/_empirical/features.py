@@ -57,7 +57,8 @@ class Gram:
         offsets: what a bias sees, `(n, b * s)`; `None` without one. Without `n` where
             it is the same for all examples.
         derivatives: for each output array `(n * rows, -1)`, what of one example is
-            `(b, e, f, s, t * o)`; `(-1,)` where they are the same for all examples.
+            `(b, e, f, s, t * o)`; `(-1,)` where they are the same for all examples,
+            whose products `contraction.multiplied` puts in their places.
         weights: of the entries in the kernel where derivatives are those of one output
             for all, `(b * o,)`, the same for all examples; else `None`.
         positions: the sizes of `b` and `s`.

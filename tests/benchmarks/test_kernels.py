@@ -3,13 +3,15 @@
 import csv
 import dataclasses
 import math
+import sys
 
 import equinox as eqx
+import jax
 import jax.tree_util as jtu
 import numpy as np
 import pytest
 
-from benchmarks import imports, products
+from benchmarks import imports, loops, products
 from benchmarks.kernels import environment, models, report, values
 from benchmarks.kernels.__main__ import main, parse
 from benchmarks.kernels.counts import dense, gram, operations
@@ -268,3 +270,11 @@ def test_a_workload_is_measured_compared_and_written(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["equintk", "per leaf", "floor"]
     assert float(rows[1]["difference"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_program_that_compiles_loops_runs_and_says_what_it_was_asked():
+    version, seconds = loops.measure(sys.executable)
+    assert version == jax.__version__
+    assert list(seconds)[-1] == "d, both passes" and len(seconds) == 6
+    assert seconds["d, both passes"] > 0
