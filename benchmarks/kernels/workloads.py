@@ -151,6 +151,7 @@ B = mlp("relu", 784, 1024, 1024, 1024, 10)
 C = mlp("relu", 784, 1024, 1024, 1024, 100)
 H64 = mlp("siren", 2, 64, 64, 64, 64, 3)
 H256 = mlp("siren", 2, 256, 256, 256, 256, 3)
+MANY = mlp("relu", 5, 64, 1000)
 
 # `batch_size` is what we would tell a user to type for this network.
 WORKLOADS = (
@@ -167,6 +168,7 @@ WORKLOADS = (
     Workload("g", "GRU 64, 32 steps", GRU, 64, 64, ("per leaf",)),
     Workload("h64", "SIREN 2-64x4-3", H64, 1024, 256, ("structured",)),
     Workload("h256", "SIREN 2-256x4-3", H256, 1024, 256, ("structured",)),
+    Workload("many", "MLP 5-64-1000", MANY, 8, 8, ("structured",), full=True),
 )
 LARGE = Workload("large", "MLP 784-1024x3-1", A, 20_000, 500)
 
